@@ -1,0 +1,150 @@
+"""What an operator may do besides computing its value: alias its operands, write to them, draw random numbers.
+
+Everything that is not known here is assumed to do the worst.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..capture.tracer import INPLACE, is_number, iterate, reads_metadata
+
+ASSERTS = {"_assert", "_assert_is_none", "_assert_scalar"}
+
+# Functions, methods and torch.nn modules, by name, that return memory of their own and write to nobody's.
+FRESH = {
+    "abs", "add", "addmm", "amax", "amin", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "bmm", "cat", "celu",
+    "clamp", "clone", "concat", "concatenate", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "cos", "cumsum", "div", "einsum", "elu", "eq", "exp", "floordiv", "ge", "gelu", "group_norm",
+    "gt", "hardsigmoid", "hardswish", "hardtanh", "interpolate", "layer_norm", "le", "leaky_relu", "linear", "log",
+    "logsigmoid", "lt", "matmul", "max_pool1d", "max_pool2d", "max_pool3d", "mean", "mish", "mul", "ne", "neg", "pow",
+    "prelu", "reciprocal", "relu", "relu6", "repeat", "rms_norm", "rsqrt", "scaled_dot_product_attention", "selu",
+    "sigmoid", "silu", "sin", "softmax", "softplus", "sqrt", "square", "stack", "std", "sub", "sum", "tanh", "truediv",
+    "var", "where", "zeros_like", "ones_like", "roll", "rsub", "radd",
+    "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__neg__",
+}  # fmt: skip
+FRESH_MODULES = (
+    nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.MaxPool1d,
+    nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU,
+    nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.PReLU,
+    nn.Mish, nn.Softplus, nn.Softmax, nn.MultiheadAttention, nn.Upsample,
+)  # fmt: skip
+RANDOM = {"dropout", "rand", "randn", "randint", "bernoulli", "normal", "multinomial", "rand_like", "randn_like",
+          "randint_like", "randperm", "poisson", "rrelu", "empty", "empty_like", "new_empty"}  # fmt: skip
+POINTWISE_MODULES = (
+    nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid,
+    nn.LeakyReLU, nn.ELU, nn.Mish, nn.PReLU, nn.Softplus, nn.modules.batchnorm._BatchNorm,
+)  # fmt: skip
+POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu",
+             "dropout", "contiguous", "clone", "detach", "batch_norm", "neg"}  # fmt: skip
+
+
+def name_of(node: fx.Node) -> str:
+    """The bare name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def is_torch(node: fx.Node) -> bool:
+    """Whether a node calls something of torch or Python's operators, whose names can be trusted."""
+    if node.op == "call_method":
+        return True
+    if node.op != "call_function":
+        return False
+    home = getattr(node.target, "__module__", None) or ""
+    return home.startswith(("torch", "_operator", "operator", "math")) or isinstance(
+        node.target, type(torch.relu) | type(len)
+    )
+
+
+def only_asserts(node: fx.Node) -> bool:
+    """Whether a node is an assertion, or a number that assertions alone look at, if anybody does."""
+    return name_of(node) in ASSERTS or (is_number(node) and all(only_asserts(user) for user in node.users))
+
+
+def is_deterministic(node: fx.Node) -> bool:
+    """Whether a node computes the same value each time, without effects."""
+    return (
+        is_torch(node)
+        and name_of(node) not in RANDOM
+        and not name_of(node).endswith("_")
+        and not may_write(node, None)
+        and "out" not in node.kwargs
+    )
+
+
+def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
+    """The operands that a node may write to."""
+    if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
+        return []
+    first = list(iterate(node.args[:1])) or list(iterate(node.kwargs.get("input")))
+    if module is not None:
+        if isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES)) or type(module).__module__.startswith("torch.nn."):
+            return first if getattr(module, "inplace", False) else []
+        return list(iterate((node.args, node.kwargs)))
+    if not is_torch(node):
+        return list(iterate((node.args, node.kwargs)))
+    out = list(iterate(node.kwargs.get("out")))
+    if node.target in INPLACE.values() or node.target is operator.setitem or _inplace_by_name(node):
+        return first + out
+    return out
+
+
+def may_alias(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
+    """The operands that a node's value may share memory with."""
+    if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
+        return []
+    written = may_write(node, module)
+    if module is not None:
+        fresh = isinstance(module, FRESH_MODULES) and type(module).__module__.startswith("torch.nn.")
+        return written if fresh else list(iterate((node.args, node.kwargs)))
+    if is_torch(node) and (name_of(node) in FRESH or node.target in INPLACE.values()):
+        return written
+    return list(iterate((node.args, node.kwargs)))
+
+
+def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
+    """The operand that an in-place operator replaces as a whole and returns; None if it does something else."""
+    first: Any = node.args[0] if node.args else node.kwargs.get("input")
+    if not isinstance(first, fx.Node) or node.target is operator.setitem or "out" in node.kwargs:
+        return None
+    inplace = may_write(node, module) == [first] and (
+        node.target in INPLACE.values()
+        or (node.op in ("call_method", "call_function") and is_torch(node) and _inplace_by_name(node))
+        or (module is not None and isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES)))
+    )
+    return first if inplace else None
+
+
+def _inplace_by_name(node: fx.Node) -> bool:
+    name = name_of(node)
+    trailing = name.endswith("_") and not name.endswith("__")
+    return trailing or name.startswith("__i") or node.kwargs.get("inplace") is True or _positional_inplace(node)
+
+
+def _positional_inplace(node: fx.Node) -> bool:
+    """``F.relu(x, True)`` and ``F.dropout(x, p, training, True)``."""
+    place = {"relu": 1, "relu6": 1, "silu": 1, "hardswish": 1, "mish": 1, "hardsigmoid": 1, "elu": 2, "leaky_relu": 2,
+             "celu": 2, "selu": 1, "dropout": 3, "hardtanh": 3, "threshold": 3}.get(name_of(node))  # fmt: skip
+    called = node.op == "call_function" and place is not None and len(node.args) > place
+    return called and place is not None and node.args[place] is True
+
+
+def spatial_rank(node: fx.Node, kind: type[nn.Module] | None) -> int | None:
+    """The number of spatial axes that an operator's input and output must have; None if it takes several."""
+    name = kind.__name__ if kind is not None else name_of(node) if node.op == "call_function" else ""
+    if not name.lower().startswith(("conv", "avgpool", "avg_pool", "maxpool", "max_pool", "batchnorm", "pixel")):
+        return None
+    if name.lower() in ("batchnorm1d", "batch_norm"):
+        return None
+    return next((n for n in (1, 2, 3) if name.endswith(f"{n}d")), None)
+
+
+def keeps_rank(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node's value has the rank of its first operand."""
+    if module is not None:
+        return isinstance(module, POINTWISE_MODULES)
+    return is_torch(node) and name_of(node) in POINTWISE

@@ -1,0 +1,153 @@
+"""Where a region's convolution goes, so that every module keeps its own forward as far as possible.
+
+A chain ``conv -> norm -> ...`` is done *in place*: the convolution's module takes the merged weights and the norms become
+pass-throughs. No forward changes, so other ways into the model (``forward_features``) see the same modules. Where branches
+join, the convolution replaces the *join*, in the module whose forward adds them up; what follows the join passes through.
+If modules are shared in a way that forbids both, it replaces the region's root.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from torch import fx, nn
+
+from ..capture.tracer import Call, Piece
+
+from .regions import Region
+
+
+@dataclass(eq=False)
+class Placement:
+    """``site`` is computed by the region's convolutions, ``passing`` nodes hand their operand on, ``gone`` ones vanish.
+
+    ``in_place``: the site is a convolution module that is called nowhere else.
+    """
+
+    region: Region
+    site: fx.Node
+    passing: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    gone: list[fx.Node] = field(default_factory=list)
+    in_place: bool = False
+
+    @property
+    def piece(self) -> Piece:
+        return self.region.program.piece
+
+
+class Usage:
+    """How often each module is called in all pieces, and where a node stands in its call."""
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self.times: Counter[nn.Module] = Counter()
+        self.ordinal: dict[fx.Node, int] = {}
+        for piece in pieces:
+            self.times.update(call.module for call in piece.calls)
+            modules = dict(piece.root.named_modules(remove_duplicate=False))
+            counts: Counter[Call] = Counter()
+            for node in piece.graph.nodes:
+                if node.op == "call_module":
+                    self.times[modules[str(node.target)]] += 1
+                call = piece.call_of[node]
+                self.ordinal[node] = counts[call]
+                counts[call] += 1
+
+    def key(self, piece: Piece, node: fx.Node) -> tuple[nn.Module, int]:
+        """The same for the same operator in two calls of one module."""
+        return piece.call_of[node].module, self.ordinal[node]
+
+
+def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], dict[Region, str]]:
+    """Placements for the regions, those in the calls of one shared module together; and the regions that have none."""
+    waiting = {region: _candidates(region, usage) for region in regions}
+    refused: dict[Region, str] = {}
+    while True:
+        groups: dict[object, list[Placement]] = defaultdict(list)
+        for candidates in waiting.values():
+            groups[_signature(candidates[0], usage)].append(candidates[0])
+        failed = [p for group in groups.values() for p in group if not _fits(p, len(group), usage)]
+        if not failed:
+            return list(groups.values()), refused
+        for placement in failed:
+            candidates = waiting[placement.region]
+            candidates.pop(0)
+            if not candidates:
+                del waiting[placement.region]
+                refused[placement.region] = "it is shared: a module in it is also called in another way"
+
+
+def _candidates(region: Region, usage: Usage) -> list[Placement]:
+    found = []
+    chain = _chain(region)
+    if chain is not None:
+        site = chain[0]
+        module = region.program.module(site)
+        if module is not None and usage.times[module] == 1:
+            found.append(Placement(region, site, _passing(region, chain[1:]), [], True))
+    join, after = _join(region)
+    dies = [n for n in region.interior if n is not join and n not in after]
+    if chain is None:
+        found.append(Placement(region, join, _passing(region, after), dies))
+    if join is not region.root or chain is not None:
+        found.append(Placement(region, region.root, {}, list(region.interior)))
+    return found
+
+
+def _chain(region: Region) -> list[fx.Node] | None:
+    """The region from its only convolution to its root, if it does not branch."""
+    path = [region.root]
+    while region.linear[path[-1]].absorbs:
+        operands = region.linear[path[-1]].operands
+        if len(operands) != 1 or operands[0] not in region.linear:
+            return None
+        path.append(operands[0])
+    source = path[-1].all_input_nodes[0] if path[-1].all_input_nodes else None
+    alone = len(region.form.terms) == 1 and len(path) == len(region.nodes)
+    return path[::-1] if alone and source is not None and path[-1].op == "call_module" else None
+
+
+def _join(region: Region) -> tuple[fx.Node, list[fx.Node]]:
+    """The last node where branches meet, and the operators after it."""
+    node, after = region.root, []
+    inside = set(region.interior)
+    while True:
+        linear = region.linear[node]
+        follow = linear.operands[0] if len(linear.operands) == 1 and linear.absorbs else None
+        if follow is None or follow not in inside or _is_stack(follow):
+            return node, after[::-1]
+        after.append(node)
+        node = follow
+
+
+def _is_stack(node: fx.Node) -> bool:
+    return getattr(node.target, "__name__", "") == "stack"
+
+
+def _passing(region: Region, nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """The operators in ``nodes`` that hand their operand on; what is a pass-through already stays."""
+    return {n: region.linear[n].operands[0] for n in nodes if region.linear[n].kind}
+
+
+def _touched(placement: Placement) -> list[fx.Node]:
+    return [placement.site, *placement.passing]
+
+
+def _signature(placement: Placement, usage: Usage) -> object:
+    piece = placement.piece
+    key = frozenset((usage.key(piece, n), n is placement.site) for n in _touched(placement))
+    return key, frozenset(usage.key(piece, n) for n in placement.gone), placement.in_place
+
+
+def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
+    """Whether the edits hold for every call of the modules that they change: each has its twin."""
+    piece = placement.piece
+    changed = {piece.call_of[n].module for n in _touched(placement)}
+    leaves = [n for n in _touched(placement) if n.op == "call_module"]
+    if placement.in_place:
+        modules = placement.region.program.modules
+        swapped = {modules[str(n.target)] for n in leaves}
+        changed = {piece.call_of[n].module for n in _touched(placement) if n not in leaves} | swapped
+    return all(usage.times[module] == twins for module in changed)
+
+

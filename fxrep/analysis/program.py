@@ -1,0 +1,222 @@
+"""A traced piece as the analysis reads it: constants, ranks, aliases, writes. Nothing here changes the program's meaning.
+
+The one edit made to the graph is a renaming: after ``y = x.add_(b)`` every later read of ``x`` reads ``y``, which is the
+same object. From there on a name stands for one content, unless somebody writes through a view or from code that cannot
+be seen; ``written_between`` answers for those.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..capture.tracer import Piece, builtin_type, is_builtin, iterate
+from . import effects
+
+
+class Program:
+    """One piece: ``nodes`` in order, ``position`` of each, ``modules`` by path."""
+
+    def __init__(self, piece: Piece) -> None:
+        self.piece = piece
+        self.modules = dict(piece.root.named_modules(remove_duplicate=False))
+        self.nodes = list(piece.graph.nodes)
+        self.position = {node: i for i, node in enumerate(self.nodes)}
+        self._rename_after_inplace()
+        self._constants: dict[fx.Node, Tensor | None] = {}
+        self._alias = _Classes()
+        self._writes: dict[fx.Node, list[int]] = {}
+        self._find_aliases_and_writes()
+        self.ranks = _infer_ranks(self)
+
+    # ------------------------------------------------------------------------------------------------------- look-up
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a ``call_module`` node calls."""
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def tensor(self, node: fx.Node) -> Tensor | None:
+        """The tensor that a ``get_attr`` node reads."""
+        value: Any = self.piece.root
+        for name in str(node.target).split("."):
+            value = getattr(value, name, None)
+        return value if isinstance(value, Tensor) else None
+
+    def describe(self, node: fx.Node) -> str:
+        """The node in words that a user of the model knows: "BatchNorm2d 'layer1.bn'", "add in 'layer1'"."""
+        if node.op == "call_module":
+            path = self.path(str(node.target))
+            return f"{type(self.module(node)).__name__} '{path}'"
+        if node.op == "placeholder":
+            return f"input '{node.target}'"
+        if node.op == "get_attr":
+            return f"'{self.path(str(node.target))}'"
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        where = self.path(self.piece.call_of[node].path)
+        return f"{name} in '{where}'" if where else f"{name} in forward"
+
+    def path(self, inner: str) -> str:
+        outer = self.piece.path
+        return f"{outer}.{inner}" if outer and inner else outer or inner
+
+    # ----------------------------------------------------------------------------------------------------- constants
+    def constant(self, value: Any) -> Tensor | None:
+        """``value`` as a tensor if it depends on parameters, buffers and numbers alone; None if not.
+
+        A parameter comes back as it is; whatever is computed from parameters is computed in float64.
+        """
+        if isinstance(value, bool | int | float):
+            return torch.tensor(float(value), dtype=torch.float64)
+        if isinstance(value, Tensor):
+            return value.detach()
+        if not isinstance(value, fx.Node):
+            return None
+        if value not in self._constants:
+            self._constants[value] = self._evaluate(value)
+        return self._constants[value]
+
+    def leaf(self, value: Any) -> Tensor | None:
+        """The first floating-point parameter or buffer that a constant is computed from."""
+        if not isinstance(value, fx.Node) or self.constant(value) is None:
+            return None
+        if value.op == "get_attr":
+            tensor = self.tensor(value)
+            return tensor if tensor is not None and tensor.is_floating_point() else None
+        leaves = (self.leaf(argument) for argument in value.all_input_nodes)
+        return next((leaf for leaf in leaves if leaf is not None), None)
+
+    def _evaluate(self, node: fx.Node) -> Tensor | None:
+        if node.op == "get_attr":
+            tensor = self.tensor(node)
+            return None if tensor is None or self.is_written(node) else tensor.detach()
+        if not node.all_input_nodes or not effects.is_deterministic(node) or self.is_written(node):
+            return None
+        inputs = {n: self.constant(n) for n in node.all_input_nodes}
+        if any(tensor is None for tensor in inputs.values()):
+            return None
+
+        def widen(n: fx.Node) -> Tensor:
+            tensor = inputs[n]
+            assert tensor is not None
+            return tensor.double() if tensor.is_floating_point() else tensor
+
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)  # type: ignore[arg-type]
+        function: Callable[..., Any]
+        if node.op == "call_method":
+            function = getattr(Tensor, str(node.target))
+        else:
+            function = node.target  # type: ignore[assignment]
+        try:
+            with torch.no_grad():
+                result = function(*args, **kwargs)
+        except Exception:
+            return None
+        if isinstance(result, bool | int | float):
+            return torch.tensor(float(result), dtype=torch.float64)
+        return result if isinstance(result, Tensor) else None
+
+    # ------------------------------------------------------------------------------------------- aliases and mutation
+    def aliases(self, node: fx.Node) -> list[fx.Node]:
+        """Every node whose value may share memory with ``node``'s."""
+        return self._alias.members(node)
+
+    def is_written(self, node: fx.Node) -> bool:
+        return bool(self._writes.get(self._alias.find(node)))
+
+    def written_between(self, node: fx.Node, start: fx.Node, end: fx.Node) -> fx.Node | None:
+        """The first node after ``start`` and up to ``end`` that may write to ``node``'s memory."""
+        writes = self._writes.get(self._alias.find(node), [])
+        i = bisect.bisect_right(writes, self.position[start])
+        return self.nodes[writes[i]] if i < len(writes) and writes[i] <= self.position[end] else None
+
+    def _find_aliases_and_writes(self) -> None:
+        inputs = [node for node in self.nodes if node.op == "placeholder"]
+        for node in inputs[1:]:  # a caller may pass one tensor twice
+            self._alias.union(inputs[0], node)
+        by_storage: dict[int, fx.Node] = {}
+        written: list[tuple[int, fx.Node]] = []
+        for i, node in enumerate(self.nodes):
+            module = self.module(node)
+            for other in effects.may_alias(node, module):
+                self._alias.union(other, node)
+            if node.op == "get_attr" and (tensor := self.tensor(node)) is not None:
+                self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
+            written += [(i, target) for target in effects.may_write(node, module)]
+        for i, target in written:
+            self._writes.setdefault(self._alias.find(target), []).append(i)
+
+    def _rename_after_inplace(self) -> None:
+        """Let every read after an in-place operator read the operator's result."""
+        latest: dict[fx.Node, list[tuple[int, fx.Node]]] = defaultdict(list)
+        for i, node in enumerate(self.nodes):
+            target = effects.updates_whole(node, self.module(node))
+            if target is not None:
+                target.replace_all_uses_with(node, lambda user, i=i: self.position[user] > i)
+                latest[target].append((i, node))
+        if not latest:
+            return
+
+        def rename(node: fx.Node, at: int) -> fx.Node:
+            while found := [n for i, n in latest.get(node, ()) if i < at]:
+                node = found[-1]
+            return node
+
+        for call in self.piece.calls:
+            start, end = self.piece.span(call, self.position)
+            call.args, call.kwargs = fx.map_arg((call.args, call.kwargs), lambda n, at=start: rename(n, at))
+            call.output = fx.map_arg(call.output, lambda n, at=end: rename(n, at))
+
+
+class _Classes:
+    """Union-find over nodes."""
+
+    def __init__(self) -> None:
+        self.parent: dict[fx.Node, fx.Node] = {}
+        self.lists: dict[fx.Node, list[fx.Node]] = {}
+
+    def find(self, node: fx.Node) -> fx.Node:
+        while (up := self.parent.get(node, node)) is not node:
+            self.parent[node] = self.parent.get(up, up)
+            node = up
+        return node
+
+    def union(self, a: fx.Node, b: fx.Node) -> None:
+        a, b = self.find(a), self.find(b)
+        if a is b:
+            return
+        mine, its = self.lists.pop(a, [a]), self.lists.pop(b, [b])
+        if len(mine) < len(its):
+            a, b, mine, its = b, a, its, mine
+        mine.extend(its)
+        self.parent[b] = a
+        self.lists[a] = mine
+
+    def members(self, node: fx.Node) -> list[fx.Node]:
+        root = self.find(node)
+        return self.lists.get(root, [root])
+
+
+def _infer_ranks(program: Program) -> dict[fx.Node, int]:
+    """The number of spatial axes of each value, where an operator on it tells."""
+    ranks: dict[fx.Node, int] = {}
+    same: list[tuple[fx.Node, fx.Node]] = []
+    for node in program.nodes:
+        module = program.module(node)
+        rank = effects.spatial_rank(node, builtin_type(module) if module is not None else None)
+        operands = list(iterate(node.args[:1]))
+        if rank is not None:
+            for value in (node, *operands):
+                ranks.setdefault(value, rank)
+        elif operands and effects.keeps_rank(node, module if module is not None and is_builtin(module) else None):
+            same.append((operands[0], node))
+    for before, after in same:
+        if before in ranks:
+            ranks.setdefault(after, ranks[before])
+    for before, after in reversed(same):
+        if after in ranks:
+            ranks.setdefault(before, ranks[after])
+    return ranks

@@ -1,0 +1,225 @@
+"""The story from top to bottom: check, copy, plan, rewrite, compare, report."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from .analysis.cost import PolicyName, policy_named
+from .capture import Tracer, check_model, owning_copy, structural_copy
+from .plan import make_plan
+from .report import Report, make_report
+from .rewrite import rewrite
+
+M = TypeVar("M", bound=nn.Module)
+
+REPORT = "_fxrep_report"
+
+
+def reparameterize(
+    model: M,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    inplace: bool = False,
+    policy: PolicyName = "default",
+    progress: Callable[[int, int], None] | None = None,
+) -> M:
+    """Merge the linear branches of a trained model into single convolutions with the same output.
+
+    Args:
+        model: any ``nn.Module`` in eval mode. It is not changed, unless ``inplace``.
+        example_inputs: the positional arguments of a call. Never needed; with them the outputs of the whole model
+            before and after are compared as well.
+        inplace: change ``model`` itself and return it. An error leaves it as it was.
+        policy: when two branches become one convolution. ``"default"``: if it is estimated to be no slower;
+            ``"macs"``: if there are no more multiply-accumulates; ``"kernels"``: whenever it is exact.
+        progress: called with (done, total) as the merges are computed.
+
+    Returns:
+        A model of the same class, with the same attributes, methods and module tree, but for the merged pieces. A
+        ``GraphModule`` comes back as a ``GraphModule``.
+
+    Raises:
+        TypeError: ``model`` is not an ``nn.Module``.
+        ValueError: ``model`` is in training mode, is not initialised, or has no values; or ``policy`` is unknown.
+        RuntimeError: with ``example_inputs``, the outputs differ.
+
+    The algebra is that of RepVGG (Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021, section
+    3.3) for arbitrary sums of convolutions, scales and shifts; see ``docs/algebra.md``.
+
+    >>> block = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    >>> reparameterize(block)
+    Sequential(
+      (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+      (1): Identity()
+      (2): ReLU()
+    )
+    """
+    check_model(model)
+    rule = policy_named(policy)
+    with torch.no_grad():
+        expected = None if example_inputs is None else _run(structural_copy(model), example_inputs)
+        plan = make_plan(structural_copy(model), rule, progress)
+        target = model if inplace else structural_copy(model)
+        report = make_report(plan)
+        undo = _Snapshot(target)
+        try:
+            made = rewrite(plan, target)
+            if example_inputs is not None:
+                _require_equal(expected, _run(target, example_inputs))
+        except BaseException:
+            undo.restore()
+            raise
+        report.parameters = report.parameters[0], _parameters(target)
+        result = target if inplace else owning_copy(target, made)
+    vars(result)[REPORT] = report
+    return result
+
+
+def explain(model: nn.Module, *, policy: PolicyName = "default") -> Report:
+    """The report that ``reparameterize`` would give, without changing or copying anything.
+
+    Raises:
+        TypeError, ValueError: as ``reparameterize``.
+    """
+    check_model(model)
+    with torch.no_grad():
+        plan = make_plan(structural_copy(model), policy_named(policy))
+        target = structural_copy(model)
+        report = make_report(plan)
+        rewrite(plan, target)
+    report.parameters = report.parameters[0], _parameters(target)
+    return report
+
+
+def report(result: nn.Module) -> Report:
+    """What ``reparameterize`` did to make ``result``: print it.
+
+    Raises:
+        ValueError: ``result`` was not made by ``reparameterize``.
+    """
+    found = vars(result).get(REPORT) if isinstance(result, nn.Module) else None
+    if not isinstance(found, Report):
+        raise ValueError(
+            f"this {type(result).__name__} was not made by fxrep.reparameterize; fxrep.explain(model) reports on any model"
+        )
+    return found
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The whole model as one flat graph, with torch.nn modules and what cannot be traced as its leaves.
+
+    In-place operators are recorded as such. The graph module shares its weights with ``model``.
+
+    Raises:
+        TypeError, ValueError: as ``reparameterize``.
+        RuntimeError: the model's own forward cannot be traced; the message says why.
+    """
+    check_model(model)
+    copied = structural_copy(model)
+    try:
+        piece = Tracer({}).trace_piece(copied, "")
+    except Exception as error:
+        raise RuntimeError(
+            f"the forward of '{type(model).__name__}' cannot be traced as one graph: {error}; "
+            "fxrep.reparameterize merges its traceable parts all the same"
+        ) from error
+    return fx.GraphModule(copied, piece.graph, type(model).__name__)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far two models' outputs are apart: ``max_abs`` at most, ``relative`` to the norm of the first's."""
+
+    max_abs: float
+    relative: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.relative <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "equal" if self.ok else "DIFFERENT"
+        return f"{verdict}: relative error {self.relative:.1e} (tolerance {self.tolerance:.1e}), max {self.max_abs:.1e}"
+
+
+def verify(
+    before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], *, tolerance: float | None = None
+) -> Verification:
+    """Run two models on the same inputs and compare every tensor that comes out.
+
+    Args:
+        before, after: the models; both are run in eval mode as they are, without gradients.
+        inputs: the positional arguments of a call; a single tensor is taken for the only one.
+        tolerance: on the relative error; by default the square root of the output type's epsilon.
+
+    Raises:
+        ValueError: the outputs are not comparable: their structure or shapes differ.
+    """
+    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    with torch.no_grad():
+        return _difference(_run(before, arguments), _run(after, arguments), tolerance)
+
+
+def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
+    """Every tensor that a call returns; its inputs are left as they were, and random numbers repeat."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        output = model(*copy.deepcopy(inputs))
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+
+
+def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | None = None) -> Verification:
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        shapes = " and ".join(str([tuple(t.shape) for t in ts]) for ts in (expected, found))
+        raise ValueError(f"the outputs cannot be compared: their shapes are {shapes}")
+    worst, squares, error = 0.0, 0.0, 0.0
+    for a, b in zip(expected, found, strict=True):
+        difference = (a.double() - b.double()).nan_to_num(nan=float("inf"))
+        difference = difference.masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0)
+        worst = max(worst, float(difference.abs().max()) if difference.numel() else 0.0)
+        error += float(difference.square().sum())
+        squares += float(a.double().nan_to_num().square().sum())
+    floats = [torch.finfo(t.dtype).eps for t in expected if t.is_floating_point()]
+    relative = (error / squares) ** 0.5 if squares else (0.0 if error == 0 else float("inf"))
+    return Verification(worst, relative, max(floats, default=0.0) ** 0.5 if tolerance is None else tolerance)
+
+
+def _require_equal(expected: list[Tensor] | None, found: list[Tensor]) -> None:
+    result = _difference(expected or [], found)
+    if not result.ok:
+        raise RuntimeError(f"the merged model's outputs differ on example_inputs, so nothing was changed: {result}")
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+class _Snapshot:
+    """The structure of a model, to go back to: classes and dictionaries, no tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.saved = [
+            (m, type(m), dict(vars(m)), dict(m._modules), dict(m._parameters), dict(m._buffers))
+            for m in model.modules()
+        ]
+
+    def restore(self) -> None:
+        for module, kind, attributes, modules, parameters, buffers in self.saved:
+            module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(attributes)
+            for own, saved in (
+                (module._modules, modules),
+                (module._parameters, parameters),
+                (module._buffers, buffers),
+            ):
+                own.clear()
+                own.update(saved)  # type: ignore[arg-type]

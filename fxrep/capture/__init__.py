@@ -1,0 +1,7 @@
+"""From an ``nn.Module`` to graphs, and from edited graphs back into the same module."""
+
+from .checks import check_model
+from .clone import owning_copy, structural_copy
+from .tracer import Call, Piece, Tracer, capture
+
+__all__ = ["Call", "Piece", "Tracer", "capture", "check_model", "owning_copy", "structural_copy"]

@@ -1,0 +1,96 @@
+"""Give one module instance a forward of its own, in a way that copies, pickles, compiles and exports.
+
+The instance moves to a subclass of its class, under the same name: ``isinstance``, attributes and methods stay, and
+pickling stores the class, the code of the forward and what the code refers to. (A bound method on the instance would
+run the original's weights after a copy.)
+"""
+
+from __future__ import annotations
+
+import importlib
+import linecache
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import fx, nn
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The text of a ``forward`` function and the names that it refers to; modules are held by name."""
+
+    code: str
+    names: tuple[tuple[str, Any], ...]
+    imports: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, graph: fx.Graph, guards: dict[str, Any]) -> Forward:
+        """The forward that ``graph`` computes; ``guards`` are the values that some arguments were traced with."""
+        python = graph.python_code("self")
+        head, _, body = python.src.partition(":\n")
+        while "def forward" not in head:
+            more, _, body = body.partition(":\n")
+            head += ":\n" + more
+        code = f"{head.strip()}:\n{''.join(_guard(name, value) for name, value in guards.items())}{body}"
+        imports = tuple((k, v.__name__) for k, v in python.globals.items() if isinstance(v, ModuleType))
+        names = tuple((k, v) for k, v in python.globals.items() if not isinstance(v, ModuleType))
+        return cls(code, names, imports)
+
+    def __deepcopy__(self, memo: object) -> Forward:
+        return self
+
+    def function(self) -> Any:
+        namespace: dict[str, Any] = dict(self.names)
+        namespace |= {name: importlib.import_module(module) for name, module in self.imports}
+        filename = f"<fxrep forward {hash(self.code) & 0xFFFFFFFF:08x}>"
+        linecache.cache[filename] = (len(self.code), None, self.code.splitlines(True), filename)
+        exec(compile(self.code, filename, "exec"), namespace)
+        return namespace["forward"]
+
+
+class Rewritten:
+    """Mixed into the class of a module whose forward was rewritten."""
+
+    _fxrep_base: type[nn.Module]
+    _fxrep_forward: Forward
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        _, _, *state = super().__reduce_ex__(max(2, int(protocol)))
+        return (_rebuild, (self._fxrep_base, self._fxrep_forward), *state)
+
+
+def install(module: nn.Module, forward: Forward) -> None:
+    """Let ``module`` run ``forward``."""
+    base = getattr(type(module), "_fxrep_base", type(module))
+    module.__class__ = _subclass(base, forward)
+
+
+def _subclass(base: type[nn.Module], forward: Forward) -> type[nn.Module]:
+    function = forward.function()
+    function.__qualname__, function.__module__ = f"{base.__qualname__}.forward", base.__module__
+    members = {
+        "forward": function,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "_fxrep_base": base,
+        "_fxrep_forward": forward,
+    }
+    return type(base.__name__, (Rewritten, base), members)
+
+
+def _rebuild(base: type[nn.Module], forward: Forward) -> nn.Module:
+    cls = _subclass(base, forward)
+    return cls.__new__(cls)
+
+
+def _guard(name: str, value: Any) -> str:
+    if value is None:
+        test = f"{name} is not None"
+    elif isinstance(value, bool | int | float | str):
+        test = f"{name} != {value!r}"
+    else:
+        return ""
+    message = f"this module was merged by fxrep for {name}={value!r}; merge it again for another value"
+    return f"    if {test}:\n        raise ValueError({message!r})\n"

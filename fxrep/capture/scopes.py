@@ -1,0 +1,196 @@
+"""From the edited flat graph back to one module's own forward.
+
+A module's *scope* is what its forward does: its own operators, and calls of its children. ``build`` folds the part of
+the flat graph that belongs to one call of the module into such a graph, with the edits in place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from ..convmap import Illegal
+from .tracer import Call, Piece, forward_parameters, iterate
+
+
+@dataclass
+class Edits:
+    """What becomes of nodes of the flat graph.
+
+    ``sites``: computed anew, as the sum of (name of a new child module or None, source). ``passing``: replaced by an
+    operand. ``gone``: not computed, because of a site in the given call (None: nothing reads it any more).
+    ``droppable``: not needed where its operands are gone.
+    """
+
+    sites: dict[fx.Node, list[tuple[str | None, fx.Node]]] = field(default_factory=dict)
+    passing: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    gone: dict[fx.Node, Call | None] = field(default_factory=dict)
+    droppable: set[fx.Node] = field(default_factory=set)
+
+
+@dataclass
+class Scope:
+    """A module's own graph, the values that arguments were traced with, and tensors that the graph brings along."""
+
+    graph: fx.Graph
+    guards: dict[str, Any]
+    constants: dict[str, Tensor]
+
+
+def build(piece: Piece, call: Call, edits: Edits, position: dict[fx.Node, int]) -> Scope:
+    """Fold ``call`` into a graph of its module.
+
+    Raises:
+        Illegal: a value is needed that does not enter the module by its arguments, or leaves it unseen.
+    """
+    return _Builder(piece, call, edits, position).build()
+
+
+class _Builder:
+    def __init__(self, piece: Piece, call: Call, edits: Edits, position: dict[fx.Node, int]) -> None:
+        self.piece, self.call, self.edits = piece, call, edits
+        self.all_nodes, self.position = list(position), position
+        self.nodes = self.all_nodes[slice(*piece.span(call, position))]
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node, fx.Node] = {}
+        self.scope = Scope(self.graph, {}, {})
+        self.modules = {module: name for name, module in reversed([*call.module.named_modules()])}
+        self.tensors = {id(t): name for name, t in call.module.named_parameters(remove_duplicate=False)}
+        self.tensors |= {id(t): name for name, t in call.module.named_buffers(remove_duplicate=False)}
+
+    def build(self) -> Scope:
+        self._bind_arguments()
+        seen: set[Call] = set()
+        for node in self.nodes:
+            child = self._child(self.piece.call_of[node])
+            if child is None:
+                self._own(node)
+            elif child not in seen:
+                seen.add(child)
+                self._call_child(child)
+        self.graph.output(self._map(self.call.output))
+        for node in reversed(self.graph.nodes):
+            if not node.users and (node.op == "get_attr" or node in self._extracted):
+                self.graph.erase_node(node)
+        return self.scope
+
+    def _bind_arguments(self) -> None:
+        self._extracted: set[fx.Node] = set()
+        parameters = forward_parameters(self.call.module)
+        signature = inspect.Signature(list(parameters.values()))
+        try:
+            bound = signature.bind(*self.call.args, **self.call.kwargs).arguments
+        except TypeError as error:
+            raise Illegal(f"the arguments of '{self.call.path}' do not fit its forward: {error}") from None
+        for name, parameter in parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                if bound.get(name):
+                    raise Illegal(f"forward of '{self.call.path}' takes {parameter}")
+                continue
+            value = bound.get(name, parameter.default)
+            default = parameter.default
+            if default is parameter.empty:
+                outer = self.graph.placeholder(name)
+            elif default is None or isinstance(default, bool | int | float | str):
+                outer = self.graph.placeholder(name, default_value=default)
+            else:
+                raise Illegal(f"forward of '{self.call.path}' has an argument {parameter}")
+            nodes = list(iterate(value))
+            if not nodes:
+                self.scope.guards[name] = value
+            self._extract(value, outer)
+
+    def _extract(self, value: Any, outer: fx.Node) -> None:
+        """Let the nodes inside ``value`` be read from ``outer``, which has its structure."""
+        if isinstance(value, fx.Node):
+            self.values.setdefault(value, outer)
+        elif isinstance(value, tuple | list | dict):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                if list(iterate(item)):
+                    inner = self.graph.call_function(operator.getitem, (outer, key))
+                    self._extracted.add(inner)
+                    self._extract(item, inner)
+
+    def _child(self, owner: Call) -> Call | None:
+        """The direct child of this call that ``owner`` is, or is inside of; None if it is this call itself."""
+        while owner is not self.call:
+            if owner.parent is self.call:
+                return owner
+            if owner.parent is None:
+                raise Illegal(f"forward of '{self.call.path}' is entered from outside")
+            owner = owner.parent
+        return None
+
+    def _own(self, node: fx.Node) -> None:
+        edits = self.edits
+        if node.op in ("placeholder", "output") or node in edits.gone:
+            return
+        if node in edits.sites:
+            self.values[node] = self._sum(edits.sites[node], node.name)
+        elif node in edits.passing:
+            self.values[node] = self._value(edits.passing[node])
+        elif node in edits.droppable and any(n not in self.values for n in node.all_input_nodes):
+            return
+        else:
+            args, kwargs = self._map(node.args), self._map(dict(node.kwargs))
+            self.values[node] = self.graph.create_node(
+                node.op, self._target(node), args, kwargs, name=node.name, type_expr=node.type
+            )
+            self.values[node].meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "tensor_meta", "val")}
+
+    def _call_child(self, child: Call) -> None:
+        edits = self.edits
+        inside = self.all_nodes[slice(*self.piece.span(child, self.position))]
+        vanishing = [n for n in inside if n in edits.gone]
+        if vanishing and all(n in edits.gone or n in edits.droppable for n in inside):
+            return
+        if any(edits.gone[n] is self.call for n in vanishing):
+            raise Illegal(f"part of '{child.path}' would be merged, and part of it is used elsewhere")
+        args, kwargs = self._map(child.args), self._map(child.kwargs)
+        if child.module not in self.modules:
+            raise Illegal(f"'{self.call.path}' calls a module that is not inside it")
+        result = self.graph.call_module(self.modules[child.module], args, kwargs)
+        self._extract(child.output, result)
+
+    def _sum(self, summands: list[tuple[str | None, fx.Node]], name: str) -> fx.Node:
+        values = [
+            self._value(source) if module is None else self.graph.call_module(module, (self._value(source),))
+            for module, source in summands
+        ]
+        total = values[0]
+        for value in values[1:]:
+            total = self.graph.call_function(operator.add, (total, value))
+        return total
+
+    def _target(self, node: fx.Node) -> Any:
+        if node.op == "call_module":
+            module = self.piece.root.get_submodule(str(node.target))
+            if module not in self.modules:
+                raise Illegal(f"'{self.call.path}' calls a module that is not inside it")
+            return self.modules[module]
+        if node.op != "get_attr":
+            return node.target
+        value: Any = self.piece.root
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        if isinstance(value, nn.Module):
+            return self.modules[value]
+        if id(value) in self.tensors:
+            return self.tensors[id(value)]
+        if not isinstance(value, Tensor):
+            raise Illegal(f"'{self.call.path}' holds a {type(value).__name__} that its graph refers to")
+        name = f"constant_{len(self.scope.constants)}"
+        self.scope.constants[name] = value
+        return name
+
+    def _map(self, value: Any) -> Any:
+        return fx.map_arg(value, self._value)
+
+    def _value(self, node: fx.Node) -> fx.Node:
+        if node not in self.values:
+            raise Illegal(f"a value that '{self.call.path or 'the model'}' needs is not handed to it")
+        return self.values[node]

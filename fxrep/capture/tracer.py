@@ -1,0 +1,413 @@
+"""Symbolic tracing that records in-place operators, remembers which module call made each node, and goes on past
+what it cannot trace.
+
+Differences from ``torch.fx.Tracer``:
+
+* ``x += y``, ``x[i] = y`` and their kin become nodes. A plain Proxy turns ``z = y; y += b`` into an out-of-place add,
+  which is silently wrong.
+* A module whose forward cannot be traced, has hooks or is otherwise not what its class says becomes one opaque
+  ``call_module`` node, and tracing goes on around it.
+* Every non-leaf call is recorded as a ``Call``, so that an edit of the flat graph can be put back into the module that
+  it belongs to.
+* Arguments with a default keep the default.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument
+from torch.fx.proxy import Attribute
+
+INPLACE = {
+    f"__{name}__": getattr(operator, name)
+    for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul")
+}
+METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
+METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module that was traced through: who called it, with what, and what came out."""
+
+    module: nn.Module
+    path: str
+    parent: Call | None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    output: Any = None
+    after: fx.Node | None = None
+    last: fx.Node | None = None
+
+    def inside(self, other: Call) -> bool:
+        """Whether this call is ``other`` or was made, directly or not, by it."""
+        call: Call | None = self
+        while call is not None and call is not other:
+            call = call.parent
+        return call is other
+
+
+@dataclass(eq=False)
+class Piece:
+    """A module that was traced as one graph: ``root`` is it, ``path`` its place in the model."""
+
+    path: str
+    root: nn.Module
+    graph: fx.Graph
+    calls: list[Call]
+    call_of: dict[fx.Node, Call]
+    opaque: dict[nn.Module, str]
+
+    def span(self, call: Call, position: dict[fx.Node, int]) -> tuple[int, int]:
+        """Positions of the first node of ``call`` and of the first node after it."""
+        start = position[call.after] + 1 if call.after in position else 0
+        end = position[call.last] + 1 if call.last in position else start
+        return start, max(start, end)
+
+
+class InplaceMixin:
+    """Records in-place operators as what they are."""
+
+    tracer: Tracer
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _record(function: Callable[..., Any]) -> Callable[..., Any]:
+    name = function.__name__[1:]
+    plain = getattr(operator, f"{name}_" if name in ("and", "or") else name)
+
+    def inplace(self: Any, other: Any) -> Any:
+        target = plain if is_number(self.node) else function
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return inplace
+
+
+for _name, _function in INPLACE.items():
+    setattr(InplaceMixin, _name, _record(_function))
+
+
+def reads_metadata(node: fx.Node) -> bool:
+    """Whether a node looks at a tensor's shape, type or place only."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in METADATA_ATTRIBUTES
+    return node.op == "call_method" and node.target in METADATA_METHODS
+
+
+def is_number(node: fx.Node) -> bool:
+    """Whether a node computes a size or the like from tensors' shapes and types: ``h += 1`` makes a new number."""
+    if reads_metadata(node):
+        return True
+    inputs = node.all_input_nodes
+    return node.op == "call_function" and bool(inputs) and all(map(is_number, inputs))
+
+
+class InplaceAttribute(InplaceMixin, Attribute):
+    """``x.attr``, with in-place operators."""
+
+
+class InplaceProxy(InplaceMixin, fx.Proxy):
+    """A value of the traced program, with in-place operators."""
+
+    def __getattr__(self, name: str) -> Any:
+        return InplaceAttribute(self, name)
+
+
+class TensorProxy(InplaceProxy):
+    """A parameter or buffer: its shape is known while tracing, its values are not."""
+
+    def __init__(self, tracer: Tracer, node: fx.Node, tensor: Tensor) -> None:
+        super().__init__(node, tracer)
+        self._tensor = tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._tensor.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._tensor.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        return self._tensor.shape if dim is None else self._tensor.shape[dim]
+
+    def dim(self) -> int:
+        return self._tensor.dim()
+
+    def numel(self) -> int:
+        return self._tensor.numel()
+
+    def __len__(self) -> int:
+        return len(self._tensor)
+
+
+class Tracer(fx.Tracer):
+    """Traces one module; see the top of this file for how it differs from ``torch.fx.Tracer``."""
+
+    proxy_buffer_attributes = True
+    trace_asserts = True
+
+    def __init__(self, opaque: dict[nn.Module, str]) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.calls: list[Call] = []
+        self.call_of: dict[fx.Node, Call] = {}
+        self.current: Call | None = None
+        self.tensor_names: dict[int, str] = {}
+
+    def trace_piece(self, root: nn.Module, path: str) -> Piece:
+        """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
+        for name, tensor in (
+            *root.named_parameters(remove_duplicate=False),
+            *root.named_buffers(remove_duplicate=False),
+        ):
+            self.tensor_names.setdefault(id(tensor), name)
+        self.current = Call(root, "", None)
+        self.calls.append(self.current)
+        with torch.no_grad(), _no_random(type(root).__name__):
+            graph = self.trace(root)
+        output = next(node for node in reversed(graph.nodes) if node.op == "output")
+        self.calls[0].output, self.calls[0].last = output.args[0], output
+        return Piece(path, root, graph, self.calls, self.call_of, self.opaque)
+
+    # -------------------------------------------------------------------------------------------------- fx overrides
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        arguments: list[Any] = [self.root]
+        assert self.current is not None
+        for name, parameter in forward_parameters(self.root).items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if parameter.default is not parameter.empty:
+                self.current.kwargs[name] = parameter.default
+                continue
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                raise TypeError(f"forward() takes the keyword-only argument '{name}'")
+            proxy = self.create_proxy("placeholder", name, (), {})
+            self.current.args += (proxy.node,)
+            arguments.append(proxy)
+        if len(arguments) == 1:
+            raise TypeError("forward() has no named tensor arguments")
+        return root_fn, arguments
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if m not in self.opaque:
+            reason = why_opaque(m)
+            if reason:
+                self.opaque[m] = reason
+        return m in self.opaque or is_builtin(m)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        path = (self.submodule_paths or {}).get(mod)
+        if path is None:
+            raise NameError(f"a {type(mod).__name__} is called that is not registered as a submodule")
+        return path
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        path = self.path_of_module(m)
+        if self.is_leaf_module(m, path):
+            return self.create_proxy("call_module", path, args, kwargs)
+        outer, call = self.current, Call(m, path, self.current)
+        call.args, call.kwargs = self._nodes(args), self._nodes(kwargs)
+        mark, calls = self._last_node(), len(self.calls)
+        self.calls.append(call)
+        self.current = call
+        call.after = mark
+        try:
+            with _no_random(path):
+                result = forward(*args, **kwargs)
+            call.output, call.last = self._nodes(result), self._last_node()
+        except Exception as error:
+            self._roll_back(mark, calls)
+            self.current = outer
+            self.opaque[m] = f"cannot be traced: {_first_line(error)}"
+            return self.create_proxy("call_module", path, args, kwargs)
+        finally:
+            self.current = outer
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        name = self.tensor_names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None:
+            return attr_val
+        return TensorProxy(self, self.create_node("get_attr", name, (), {}), attr_val)
+
+    def create_arg(self, a: Any) -> Argument:
+        if isinstance(a, Tensor) and id(a) in self.tensor_names:
+            return self.create_node("get_attr", self.tensor_names[id(a)], (), {})
+        return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, target, *args, **kwargs)
+        assert self.current is not None
+        self.call_of[node] = self.current
+        return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return InplaceProxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        """As in fx, but a Python function that somebody wrapped as a leaf is looked into where that works."""
+        if kind == "call_function" and _is_wrapped_python(target):
+            mark, calls = self._last_node(), len(self.calls)
+            try:
+                return target(*args, **kwargs)
+            except Exception:
+                self._roll_back(mark, calls)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **more)
+
+    # ------------------------------------------------------------------------------------------------------- helpers
+    def _nodes(self, value: Any) -> Any:
+        if isinstance(value, fx.Proxy):
+            return value.node
+        if isinstance(value, tuple | list):
+            return tuple(self._nodes(v) for v in value) if isinstance(value, tuple) else [*map(self._nodes, value)]
+        if isinstance(value, dict):
+            return {key: self._nodes(v) for key, v in value.items()}
+        return value
+
+    def _last_node(self) -> fx.Node:
+        return self.graph._root._prev
+
+    def _roll_back(self, mark: fx.Node, calls: int) -> None:
+        """Forget every node and call after ``mark``."""
+        while (node := self._last_node()) is not mark:
+            self.call_of.pop(node, None)
+            self.graph.erase_node(node)
+        del self.calls[calls:]
+
+
+def capture(model: nn.Module) -> tuple[list[Piece], dict[nn.Module, str]]:
+    """Trace ``model`` in its largest traceable pieces; also returns why each opaque module is opaque.
+
+    The model is run on symbols, which can leave marks on it: pass a structural copy.
+    """
+    opaque: dict[nn.Module, str] = {}
+    pieces: list[Piece] = []
+    seen: set[nn.Module] = set()
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop(0)
+        if module in seen:
+            continue
+        seen.add(module)
+        before = set(opaque)
+        if isinstance(module, torch.jit.ScriptModule):
+            opaque[module] = "it is TorchScript"
+            continue
+        if is_builtin(module) and not any(True for _ in module.children()):
+            continue
+        try:
+            if "forward" in vars(module):
+                raise TypeError("its forward is replaced on the instance")
+            pieces.append(Tracer(opaque).trace_piece(module, path))
+        except Exception as error:
+            if type(module).forward is not nn.Module.forward:
+                opaque[module] = f"cannot be traced: {_first_line(error)}"
+            waiting += [(join(path, name), child) for name, child in module.named_children()]
+        names = {m: n for n, m in module.named_modules()}
+        for inner in opaque.keys() - before:
+            if inner is not module and inner in names:
+                inner_path = join(path, names[inner])
+                if inner in seen or isinstance(inner, torch.jit.ScriptModule):
+                    continue
+                waiting.append((inner_path, inner))
+    return pieces, opaque
+
+
+def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
+    """The parameters of ``module.forward``, without ``self``."""
+    parameters = dict(inspect.signature(inspect.unwrap(type(module).forward)).parameters)
+    parameters.pop(next(iter(parameters)), None)
+    return parameters
+
+
+def join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
+def is_builtin(module: nn.Module) -> bool:
+    """Whether a module is one of torch.nn's own, or inherits from one without changing what a call does."""
+    if isinstance(module, nn.Sequential):
+        return False
+    base = builtin_type(module)
+    return type(module).__module__.startswith(("torch.nn.", "torch.ao.")) or base is not None
+
+
+def builtin_type(module: nn.Module) -> type[nn.Module] | None:
+    """The torch.nn class that decides what a call of ``module`` does; None if somebody else's code does."""
+    for base in type(module).__mro__:
+        if base.__module__.startswith("torch.nn.modules."):
+            methods = ("forward", "_conv_forward", "__call__", "_check_input_dim")
+            same = all(getattr(type(module), m, None) is getattr(base, m, None) for m in methods)
+            plain = base is not nn.Module and not issubclass(base, nn.Sequential)
+            return base if same and plain else None
+    return None
+
+
+def why_opaque(module: nn.Module) -> str | None:
+    """Why a call of ``module`` may do something else than its forward says; None if it does not."""
+    for attribute, name in (
+        ("_forward_pre_hooks", "forward pre-hook"),
+        ("_forward_hooks", "forward hook"),
+        ("_backward_hooks", "backward hook"),
+        ("_backward_pre_hooks", "backward pre-hook"),
+    ):
+        hooks = getattr(module, attribute, None)
+        if hooks:
+            return f"{name} {_hook_name(next(iter(hooks.values())))}"
+    if "forward" in vars(module):
+        return "its forward is replaced on the instance"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is TorchScript"
+    if isinstance(module, nn.Sequential) and type(module).__module__.startswith("torch.nn.utils"):
+        return "it is parametrized"
+    return None
+
+
+def _hook_name(hook: Any) -> str:
+    return str(getattr(hook, "__qualname__", type(hook).__name__))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _is_wrapped_python(target: Any) -> bool:
+    module = getattr(target, "__module__", None) or ""
+    return inspect.isfunction(target) and not module.startswith(("torch.", "torch", "operator", "math", "_operator"))
+
+
+class _no_random:
+    """Refuse code that draws random numbers while it is traced: they would be baked in as constants."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        self.state = torch.get_rng_state()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and not torch.equal(self.state, torch.get_rng_state()):
+            torch.set_rng_state(self.state)
+            raise TypeError(f"{self.where or 'forward'} draws random numbers")
+
+
+def iterate(value: Any) -> Iterator[fx.Node]:
+    """Every node inside a nest of tuples, lists, dicts and slices."""
+    found: list[fx.Node] = []
+    fx.map_arg(value, found.append)  # type: ignore[arg-type, unused-ignore]
+    yield from found

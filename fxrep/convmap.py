@@ -1,0 +1,275 @@
+"""ConvMap: the affine, shift-invariant maps that one convolution computes, and their algebra.
+
+Along each spatial axis a convolution with stride ``s`` is a set of *taps*::
+
+    y[o] = sum_t W[t] x[s o + t],      t = first, first + step, ..., last
+
+where ``first = -padding_before`` and ``step`` is the dilation. Its *extent* ``e = padding_after - last`` fixes the size
+of the output, ``floor((H - 1 + e) / s) + 1``. Two maps of one value add up to one map exactly if stride and extent
+agree (their outputs then lie on the same grid), and the sum is the union of the taps. Biases are kept outside, by the
+linear form that holds the map: see ``fxrep.analysis.forms``.
+
+This file knows tensors only; it knows no graph. Structure (taps, groups, channels) is computed at once, weights are
+computed when somebody asks for them, in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Cast = Callable[[Tensor], Tensor]
+
+
+class Illegal(Exception):
+    """An operation that has no exact result as one convolution; the message says why, for the report."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The positions ``first, first + step, ..., last`` (``count`` of them) that a kernel reads along one axis.
+
+    >>> Taps(-1, 1, 3) | Taps(0, 1, 1)          # a padded 3-tap kernel and a 1-tap kernel
+    Taps(first=-1, step=1, count=3)
+    >>> Taps(-2, 2, 3) | Taps(-3, 3, 3)         # dilations 2 and 3 meet on a grid of step 1
+    Taps(first=-3, step=1, count=7)
+    """
+
+    first: int
+    step: int
+    count: int
+
+    @property
+    def last(self) -> int:
+        return self.first + self.step * (self.count - 1)
+
+    def __or__(self, other: Taps) -> Taps:
+        first, last = min(self.first, other.first), max(self.last, other.last)
+        step = math.gcd(*(t.step for t in (self, other) if t.count > 1), self.first - other.first)
+        return Taps(first, step, (last - first) // step + 1) if step else Taps(first, 1, 1)
+
+    def within(self, whole: Taps) -> slice:
+        """The slice of ``whole``'s positions at which these taps sit."""
+        start = (self.first - whole.first) // whole.step
+        stride = self.step // whole.step if self.count > 1 else 1
+        return slice(start, start + stride * (self.count - 1) + 1, stride)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One summand of a map's kernel: ``diag(scale) @ weight``, placed at its own taps in its own grouping.
+
+    ``weight`` has shape (out, in / groups, *counts) and any dtype; ``scale`` has shape (out,) or () in float64.
+    """
+
+    weight: Tensor
+    groups: int
+    taps: tuple[Taps, ...]
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class ConvMap:
+    """A convolution without bias from ``in_channels`` to ``out_channels``; ``len(taps)`` is its spatial rank.
+
+    ``mode`` is the padding mode that the taps which can leave the image agree on; None if none can leave it.
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    taps: tuple[Taps, ...]
+    stride: tuple[int, ...]
+    extent: tuple[int, ...]
+    mode: str | None
+    parts: tuple[Part, ...]
+
+    # ------------------------------------------------------------------------------------------------- constructors
+    @classmethod
+    def conv(
+        cls,
+        weight: Tensor,
+        *,
+        stride: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        dilation: Sequence[int],
+        groups: int,
+        mode: str = "zeros",
+    ) -> ConvMap:
+        """The map of ``conv(x, weight, ...)``; ``padding`` holds (before, after) for each axis."""
+        counts = weight.shape[2:]
+        taps = tuple(
+            Taps(-before, d if k > 1 else 1, k) for (before, _), d, k in zip(padding, dilation, counts, strict=True)
+        )
+        extent = tuple(after - t.last for (_, after), t in zip(padding, taps, strict=True))
+        scale = torch.ones((), dtype=torch.float64, device=weight.device)
+        leaves = any(t.first < 0 or t.last > -e for t, e in zip(taps, extent, strict=True))
+        return cls(
+            weight.shape[1] * groups,
+            weight.shape[0],
+            groups,
+            taps,
+            tuple(stride),
+            extent,
+            mode if leaves else None,
+            (Part(weight, groups, taps, scale),),
+        )
+
+    @classmethod
+    def diagonal(cls, factor: Tensor, channels: int, rank: int) -> ConvMap:
+        """``x * factor`` for a ``factor`` of shape () or (channels,): one tap at 0, in the finest grouping."""
+        if factor.dim() and len(factor) != channels:
+            raise Illegal(f"a scale for {len(factor)} channels does not fit {channels} channels")
+        origin = (Taps(0, 1, 1),) * rank
+        weight = torch.ones(channels, 1, *(1,) * rank, dtype=torch.float64, device=factor.device)
+        part = Part(weight, channels, origin, factor.to(torch.float64))
+        return cls(channels, channels, channels, origin, (1,) * rank, (0,) * rank, None, (part,))
+
+    # ------------------------------------------------------------------------------------------------------ algebra
+    def __add__(self, other: ConvMap) -> ConvMap:
+        """``(A + B) x = A x + B x``: unite the taps, take the gcd of the groups."""
+        self._check_same_grid(other)
+        taps = tuple(a | b for a, b in zip(self.taps, other.taps, strict=True))
+        return replace(
+            self,
+            groups=math.gcd(self.groups, other.groups),
+            taps=taps,
+            mode=self.mode or other.mode,
+            parts=self.parts + other.parts,
+        )
+
+    def _check_same_grid(self, other: ConvMap) -> None:
+        for what, mine, its in (
+            ("spatial ranks", len(self.taps), len(other.taps)),
+            ("strides", self.stride, other.stride),
+            ("output extents", self.extent, other.extent),
+            ("input channels", self.in_channels, other.in_channels),
+            ("output channels", self.out_channels, other.out_channels),
+        ):
+            if mine != its:
+                raise Illegal(f"{what} differ: {_say(mine)} and {_say(its)}")
+        if self.mode and other.mode and self.mode != other.mode:
+            raise Illegal(f"padding modes differ at the border: {self.mode} and {other.mode}")
+
+    def scaled(self, factor: Tensor) -> ConvMap:
+        """``diag(factor) A``, with ``factor`` of shape () or (out_channels,)."""
+        if factor.dim() and len(factor) != self.out_channels:
+            raise Illegal(f"a scale for {len(factor)} channels does not fit {self.out_channels} output channels")
+        return replace(self, parts=tuple(replace(p, scale=p.scale * factor.to(p.scale.device)) for p in self.parts))
+
+    # ------------------------------------------------------------------------------------------------------- weights
+    def weight(self, taps: tuple[Taps, ...] | None = None, double: Cast = Tensor.double) -> Tensor:
+        """The dense kernel in float64, (out, in / groups, *counts), over ``taps`` (by default the map's own).
+
+        ``double`` casts a part's weight to float64; a caller may pass a cast that remembers.
+        """
+        taps = taps or self.taps
+        shape = (self.out_channels, self.in_channels // self.groups, *(t.count for t in taps))
+        largest = max(self.parts, key=lambda part: part.weight.numel())
+        if largest.groups == self.groups and largest.taps == taps:
+            kernel = double(largest.weight) * _per_channel(largest.scale, largest.weight.dim())
+            rest = [part for part in self.parts if part is not largest]
+        else:
+            kernel = torch.zeros(shape, dtype=torch.float64, device=largest.weight.device)
+            rest = list(self.parts)
+        for part in rest:
+            place = tuple(mine.within(whole) for mine, whole in zip(part.taps, taps, strict=True))
+            target = _blocks(kernel, self.groups, part.groups)[(..., *place)]
+            values = double(part.weight) * _per_channel(part.scale, part.weight.dim())
+            target += values.unflatten(0, (self.groups, part.groups // self.groups, -1)).to(kernel.device)
+        return kernel
+
+    def layout(self) -> tuple[tuple[Taps, ...], tuple[int, ...] | str]:
+        """Taps and ``padding`` argument of the ``nn.Conv`` that computes this map.
+
+        ``nn.Conv`` pads both sides alike (or "same"), and never by a negative amount: where the map does not, zero
+        taps are added until it does.
+        """
+        taps = tuple(
+            t | Taps(min(t.first, 0), 1, 1) | Taps(max(t.last, -e), 1, 1)
+            for t, e in zip(self.taps, self.extent, strict=True)
+        )
+        before = tuple(-t.first for t in taps)
+        after = tuple(t.last + e for t, e in zip(taps, self.extent, strict=True))
+        if before == after:
+            return taps, before
+        spans = [t.last - t.first for t in taps]
+        if set(self.stride) == {1} and before == tuple(n // 2 for n in spans) and not any(self.extent):
+            return taps, "same"
+        if self.mode not in (None, "zeros"):
+            raise Illegal(f"{self.mode} padding that differs between the two sides has no plain convolution")
+        pads = tuple(map(max, before, after))
+        grown = (t | Taps(-p, 1, 1) | Taps(p - e, 1, 1) for t, p, e in zip(taps, pads, self.extent, strict=True))
+        return tuple(grown), pads
+
+    # ---------------------------------------------------------------------------------------------------------- cost
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per output position."""
+        return self.out_channels * (self.in_channels // self.groups) * math.prod(t.count for t in self.taps)
+
+    @property
+    def traffic(self) -> int:
+        """Elements read and written per output position (activations, not weights)."""
+        return self.in_channels * math.prod(self.stride) + self.out_channels
+
+    def input_size(self, output: Sequence[int]) -> tuple[int, ...]:
+        """The smallest input whose output has the spatial size ``output``."""
+        return tuple((o - 1) * s + 1 - e for o, s, e in zip(output, self.stride, self.extent, strict=True))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the map to ``x`` of shape (batch, in, *spatial) in float64: the definition, for tests and docs."""
+        taps, padding = self.layout()
+        counts, dilation = [t.count for t in taps], [t.step for t in taps]
+        pads = [(-t.first, t.last + e) for t, e in zip(taps, self.extent, strict=True)]
+        assert padding == "same" or all(before == after for before, after in pads)
+        flat = [n for pair in reversed(pads) for n in pair]
+        x = F.pad(x.double(), flat, mode="constant" if self.mode in (None, "zeros") else self.mode or "")
+        return correlate(x, self.weight(taps), self.stride, dilation, self.groups, counts)
+
+
+def correlate(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    counts: Sequence[int],
+) -> Tensor:
+    """Unpadded grouped cross-correlation as one sliding window and one contraction, for any spatial rank.
+
+    PyTorch runs a float64 convolution one group at a time; this takes all groups at once.
+    """
+    for axis, (s, d, k) in enumerate(zip(stride, dilation, counts, strict=True)):
+        window = x.unfold(2 + axis, d * (k - 1) + 1, s)
+        x = window[..., ::d] if d > 1 else window
+    rank = len(counts)
+    windows = x.unflatten(1, (groups, -1)).flatten(3 + rank)  # batch, groups, in/groups, *out, taps
+    kernels = weight.unflatten(0, (groups, -1)).flatten(3)  # groups, out/groups, in/groups, taps
+    spatial = windows.shape[3 : 3 + rank]
+    columns = windows.flatten(3, 2 + rank).movedim(2, -2)  # batch, groups, positions, in/groups, taps
+    out = columns.flatten(-2) @ kernels.flatten(2).transpose(1, 2)
+    return out.transpose(2, 3).flatten(1, 2).unflatten(-1, spatial) if rank else out.flatten(1)
+
+
+def _blocks(kernel: Tensor, coarse: int, fine: int) -> Tensor:
+    """A writable view of ``kernel`` (grouping ``coarse``) as the blocks of the finer grouping ``fine``.
+
+    Shape (coarse, fine / coarse, out / fine, in / fine, *counts).
+    """
+    ratio = fine // coarse
+    split = kernel.unflatten(0, (coarse, ratio, -1)).unflatten(3, (ratio, -1))
+    return split.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+
+def _per_channel(scale: Tensor, dim: int) -> Tensor:
+    return scale.view(-1, *(1,) * (dim - 1)) if scale.dim() else scale
+
+
+def _say(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

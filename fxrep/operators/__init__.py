@@ -1,0 +1,19 @@
+"""What each operator means as a linear form; importing this package fills the registry."""
+
+from . import arithmetic, conv, norm, passing
+from .registry import FUNCTIONS, METHODS, MODULES, Linear, Operator, Stacked, operator, read
+
+__all__ = [
+    "FUNCTIONS",
+    "METHODS",
+    "MODULES",
+    "Linear",
+    "Operator",
+    "Stacked",
+    "arithmetic",
+    "conv",
+    "norm",
+    "operator",
+    "passing",
+    "read",
+]

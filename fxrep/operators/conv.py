@@ -1,0 +1,90 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from ..analysis.forms import Form, Term
+from ..convmap import ConvMap, Illegal
+from .registry import Linear, Operator, operator
+
+
+@operator(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def conv_module(op: Operator) -> Linear:
+    """``y = W * x + b``, the convolution as the module is configured."""
+    conv = op.module
+    (x,) = op.arguments("input")
+    return _conv(
+        op.value(x), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    )
+
+
+def _functional(op: Operator, rank: int) -> Linear:
+    """``y = W * x + b`` with weights that are constants of the program."""
+    x, w, b, stride, padding, dilation, groups = op.arguments(
+        "input weight bias stride padding dilation groups", bias=None, stride=1, padding=0, dilation=1, groups=1
+    )
+    weight = op.constant(w, "weight")
+    if weight.dim() != rank + 2:
+        raise Illegal(f"its weight has {weight.dim()} axes")
+    bias = None if b is None else op.constant(b, "bias")
+    numbers = (*_spread(stride, rank), *_spread(dilation, rank), groups)
+    if not all(isinstance(n, int) for n in numbers) or not isinstance(padding, int | str | tuple | list):
+        raise Illegal("its stride, padding or dilation is computed from the input")
+    leaf = op.program.leaf(w)
+    dtype = leaf.dtype if leaf is not None else weight.dtype
+    return _conv(op.value(x), weight, bias, _spread(stride, rank), padding, _spread(dilation, rank), groups, "zeros",
+                 dtype)  # fmt: skip
+
+
+for _rank, _targets in {1: (F.conv1d, torch.conv1d), 2: (F.conv2d, torch.conv2d), 3: (F.conv3d, torch.conv3d)}.items():
+    operator(*_targets)(functools.partial(_functional, rank=_rank))
+
+
+def _conv(
+    x: fx.Node,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: str | int | Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    mode: str,
+    dtype: torch.dtype | None = None,
+) -> Linear:
+    pads = _pads(padding, weight.shape[2:], dilation)
+    conv = ConvMap.conv(
+        weight.detach(), stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode
+    )
+    shift = torch.zeros((), dtype=torch.float64) if bias is None else bias.detach().double()
+
+    def combine(form: Form) -> Form:
+        if form.source is None:
+            raise Illegal("its input is not a value of its own")
+        return Form((Term(form.source, conv),), shift, len(conv.taps))
+
+    return Linear((x,), combine, absorbs=False, dtypes=(dtype or weight.dtype,), kind="conv")
+
+
+def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) for each axis; "same" puts the odd one after."""
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    pads = _spread(padding, len(kernel))
+    if not all(isinstance(p, int) for p in pads):
+        raise Illegal("its padding is computed from the input")
+    return [(p, p) for p in pads]
+
+
+def _spread(value: Any, rank: int) -> tuple[Any, ...]:
+    values = tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,)
+    return values * rank if len(values) == 1 else values

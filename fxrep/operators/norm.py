@@ -1,0 +1,69 @@
+"""Batch norms in eval mode: a scale and a shift per channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..analysis.forms import Form
+from ..convmap import Illegal
+from .registry import Linear, Operator, operator
+
+
+@operator(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def batch_norm_module(op: Operator) -> Linear:
+    """``y = (x - mean) / sqrt(var + eps) * weight + bias``, per channel."""
+    norm = op.module
+    (x,) = op.arguments("input")
+    if norm.training:
+        raise Illegal(f"{op.program.describe(op.node)} is in training mode: call .eval()")
+    return _batch_norm(op, x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+
+@operator(F.batch_norm, torch.batch_norm)
+def batch_norm_function(op: Operator) -> Linear:
+    """``y = (x - mean) / sqrt(var + eps) * weight + bias``, per channel, unless it normalises by the batch."""
+    if op.node.target is torch.batch_norm:
+        names = "input weight bias running_mean running_var training momentum eps cudnn_enabled"
+        x, w, b, mean, var, training, _, eps, _ = op.arguments(names)
+    else:
+        names = "input running_mean running_var weight bias training momentum eps"
+        x, mean, var, w, b, training, _, eps = op.arguments(
+            names, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+        )
+    if training is not False:
+        raise Illegal(f"{op.program.describe(op.node)} normalises by the batch: call .eval()")
+    tensors = [
+        None if t is None else op.constant(t, what)
+        for t, what in ((mean, "mean"), (var, "variance"), (w, "weight"), (b, "bias"))
+    ]
+    return _batch_norm(op, x, *tensors, eps)
+
+
+def _batch_norm(
+    op: Operator,
+    x: object,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Linear:
+    if mean is None or var is None:
+        raise Illegal(f"{op.program.describe(op.node)} has no running statistics and normalises by the batch")
+    value = op.value(x)
+    factor = (var.detach().double() + eps).rsqrt()
+    if weight is not None:
+        factor = factor * weight.detach().double()
+    shift = -mean.detach().double() * factor
+    if bias is not None:
+        shift = shift + bias.detach().double()
+    if not bool(torch.isfinite(factor).all() & torch.isfinite(shift).all()):
+        raise Illegal(f"{op.program.describe(op.node)} has NaN or infinite statistics")
+
+    def combine(form: Form) -> Form:
+        op.rank(form, value)
+        return form.scaled(factor).shifted(shift)
+
+    return Linear((value,), combine, kind="norm")

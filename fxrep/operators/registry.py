@@ -1,0 +1,171 @@
+"""The registry: which rule reads which operator, and what a rule gets to see and says.
+
+A rule is one short function. It takes an ``Operator`` (one node of the graph), and returns a ``Linear``: the operands
+whose forms it combines, and how. It raises ``Illegal``, with a sentence for the report, where the operator is not
+linear as called. ``docs/operators.md`` shows how to add one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..analysis.cost import Policy
+from ..analysis.forms import Form
+from ..analysis.program import Program
+from ..capture.tracer import builtin_type
+from ..convmap import Illegal
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The forms of ``torch.stack(values, dim)``, which only a sum over ``dim`` can use."""
+
+    forms: tuple[Form, ...]
+    dim: int
+
+
+@dataclass(frozen=True)
+class Linear:
+    """What a rule says of a node: its form is ``combine(*forms of operands)``.
+
+    ``absorbs`` is False where an operand must exist as a value (the input of a convolution). ``dtypes`` are the types
+    that take part in the result's type. ``kind`` is what the report calls it, "" for what needs no mention.
+    """
+
+    operands: tuple[fx.Node, ...]
+    combine: Callable[..., Form | Stacked]
+    absorbs: bool = True
+    dtypes: tuple[torch.dtype, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One node as a rule sees it."""
+
+    node: fx.Node
+    program: Program
+    policy: Policy
+
+    @property
+    def module(self) -> Any:
+        return self.program.module(self.node)
+
+    def arguments(self, names: str, **defaults: Any) -> list[Any]:
+        """The call's arguments in the order of ``names``, positional or by keyword."""
+        order = names.split()
+        given = dict(zip(order, self.node.args, strict=False)) | dict(self.node.kwargs)
+        if len(self.node.args) > len(order) or given.keys() - set(order):
+            raise Illegal("it is called with arguments that fxrep does not know")
+        missing = [name for name in order if name not in given and name not in defaults]
+        if missing:
+            raise Illegal(f"it is called without '{missing[0]}'")
+        return [given.get(name, defaults.get(name)) for name in order]
+
+    def value(self, argument: Any) -> fx.Node:
+        """``argument`` as a value of the program."""
+        if not isinstance(argument, fx.Node):
+            raise Illegal("its operand is not a tensor of the program")
+        return argument
+
+    def constant(self, argument: Any, what: str) -> Tensor:
+        """``argument`` as a constant tensor."""
+        tensor = self.program.constant(argument)
+        if tensor is None:
+            raise Illegal(f"its {what} is computed from the input or written to")
+        return tensor
+
+    def rank(self, form: Form, node: fx.Node) -> int:
+        """The number of spatial axes of ``form``, the form of ``node``."""
+        rank = form.rank if form.rank is not None else self.program.ranks.get(node)
+        if rank is None:
+            raise Illegal("the rank of its input is not known; pass example_inputs")
+        return rank
+
+
+Rule = Callable[[Operator], Linear]
+
+MODULES: dict[type[nn.Module], Rule] = {}
+FUNCTIONS: dict[Any, Rule] = {}
+METHODS: dict[str, Rule] = {}
+
+
+def operator(*targets: Any) -> Callable[[Rule], Rule]:
+    """Register a rule for module types, functions and (as strings) tensor methods."""
+
+    def register(rule: Rule) -> Rule:
+        for target in targets:
+            if isinstance(target, str):
+                METHODS[target] = rule
+            elif isinstance(target, type) and issubclass(target, nn.Module):
+                MODULES[target] = rule
+            else:
+                FUNCTIONS[target] = rule
+        return rule
+
+    return register
+
+
+def read(op: Operator) -> Linear:
+    """Look up the rule for a node and ask it.
+
+    Raises:
+        Illegal: there is none, or the operator as called is not linear; the message says why.
+    """
+    node = op.node
+    rule: Rule | None = None
+    if node.op == "call_module":
+        reason = op.program.piece.opaque.get(op.module)
+        if reason:
+            raise Illegal(reason)
+        kind = builtin_type(op.module)
+        rule = MODULES.get(kind) if kind is not None else None
+    elif node.op == "call_function":
+        rule = _function(node.target)
+    elif node.op == "call_method":
+        rule = METHODS.get(str(node.target))
+    if rule is None:
+        raise Illegal(f"{op.program.describe(node)} is not linear")
+    return rule(op)
+
+
+def _function(target: Any) -> Rule | None:
+    try:
+        return FUNCTIONS.get(target)
+    except TypeError:  # an unhashable callable
+        return None
+
+
+def align(constant: Tensor, rank: int | None) -> Tensor:
+    """A broadcast constant as one number, or one per channel: shape () or (channels,), in float64.
+
+    The channel is the axis before the ``rank`` spatial ones.
+    """
+    constant = constant.detach().double()
+    if constant.numel() == 1 and (constant.dim() <= 1 or (rank is not None and constant.dim() <= rank + 2)):
+        return constant.reshape(())
+    if rank is None:
+        raise Illegal("the rank of its input is not known, so neither is the axis that the constant runs along")
+    if constant.dim() > rank + 2:
+        raise Illegal(f"a constant of shape {_shape(constant)} widens a value with {rank} spatial axes")
+    channels = constant.shape[-1 - rank] if constant.dim() > rank else 1
+    if channels != constant.numel():
+        raise Illegal(f"a constant of shape {_shape(constant)} is not one number per channel")
+    return constant.reshape(channels)
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))})"
+
+
+def fold(op: Operator, forms: tuple[Form, ...]) -> Form:
+    """The sum of several forms."""
+    from ..analysis.forms import add
+
+    return functools.reduce(lambda a, b: add(a, b, op.policy), forms)

@@ -1,0 +1,279 @@
+"""The plan for a whole model: regions, where they go, the modules' new graphs and the merged weights, all checked.
+
+Every step may refuse a region (it cannot be placed, a value does not reach the module that would need it, the proof
+fails). A refused region becomes a barrier, the analysis runs again, and the plan is whole when nobody refuses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .analysis import effects
+from .analysis.cost import Policy
+from .analysis.forms import Term, place_shift
+from .analysis.placement import Placement, Usage, place
+from .analysis.program import Program
+from .analysis.regions import Analysis, Region
+from .capture.scopes import Edits, Scope, build
+from .capture.tracer import Call, Piece, capture
+from .convmap import ConvMap, Illegal
+from .validate import TOLERANCE, region_error, run_conv
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+@dataclass(eq=False)
+class Merge:
+    """One set of convolutions that replaces a region, or the same region in every call of a shared module.
+
+    ``names`` are the new child modules of the site's module; a convolution done in place keeps its own path.
+    """
+
+    placements: list[Placement]
+    names: list[str | None] = field(default_factory=list)
+    modules: list[nn.Module | None] = field(default_factory=list)
+
+    @property
+    def first(self) -> Placement:
+        return self.placements[0]
+
+    @property
+    def region(self) -> Region:
+        return self.first.region
+
+
+@dataclass
+class Plan:
+    """What ``rewrite`` is to do."""
+
+    model: nn.Module
+    pieces: list[Piece]
+    opaque: dict[nn.Module, str]
+    analyses: list[Analysis]
+    usage: Usage
+    merges: list[Merge] = field(default_factory=list)
+    edits: dict[Piece, Edits] = field(default_factory=dict)
+    scopes: dict[Call, tuple[Piece, Scope]] = field(default_factory=dict)
+
+
+def make_plan(model: nn.Module, policy: Policy, progress: Callable[[int, int], None] | None = None) -> Plan:
+    """Plan the merges of ``model``, a structural copy that nobody else runs."""
+    pieces, opaque = capture(model)
+    analyses = [Analysis(Program(piece), policy) for piece in pieces]
+    plan = Plan(model, pieces, opaque, analyses, Usage(pieces))
+    by_program = {analysis.program: analysis for analysis in analyses}
+    built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str] = {}
+    dirty = set(by_program)
+    regions: dict[Program, list[Region]] = {}
+    while dirty:
+        regions |= {program: by_program[program].run() for program in dirty}
+        refused = _arrange(plan, [r for analysis in analyses for r in regions[analysis.program]])
+        if not refused:
+            refused = _build(plan, built, progress)
+        for region, reason in refused.items():
+            by_program[region.program].refuse(region, reason)
+        dirty = {region.program for region in refused}
+    return plan
+
+
+def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
+    """Place the regions and fold the modules' graphs; returns what is refused."""
+    groups, refused = place(regions, plan.usage)
+    if refused:
+        return refused
+    plan.merges = [Merge(group) for group in groups]
+    taken: dict[nn.Module, set[str]] = {}
+    for merge in plan.merges:
+        _name(merge, taken)
+    plan.edits = {analysis.program.piece: _edits(analysis, plan.merges) for analysis in plan.analyses}
+    plan.scopes = {}
+    for call, merges in _changed_calls(plan.merges).items():
+        piece, program = merges[0].first.piece, merges[0].region.program
+        try:
+            plan.scopes[call] = piece, build(piece, call, plan.edits[piece], program.position)
+        except Illegal as reason:
+            refused |= {p.region: str(reason) for merge in merges for p in merge.placements}
+    return refused
+
+
+def _changed_calls(merges: list[Merge]) -> dict[Call, list[Merge]]:
+    """The calls whose modules need a forward of their own, and because of whom."""
+    changed: dict[Call, list[Merge]] = {}
+    for merge in merges:
+        placement = merge.first
+        nodes = [n for n in placement.passing if n.op != "call_module"]
+        if not placement.in_place:
+            nodes.append(placement.site)
+        for call in dict.fromkeys(placement.piece.call_of[n] for n in nodes):
+            changed.setdefault(call, []).append(merge)
+    return changed
+
+
+def _name(merge: Merge, taken: dict[nn.Module, set[str]]) -> None:
+    placement = merge.first
+    if placement.in_place:
+        merge.names = [None]
+        return
+    owner = placement.piece.call_of[placement.site].module
+    used = taken.setdefault(owner, set())
+    for term in merge.region.form.terms:
+        name = None
+        if isinstance(term.map, ConvMap):
+            names = (f"merged_{i}" if i else "merged" for i in range(len(used) + 1_000))
+            name = next(n for n in names if n not in used and not hasattr(owner, n))
+            used.add(name)
+        merge.names.append(name)
+
+
+def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
+    program, edits = analysis.program, Edits()
+    call_of = program.piece.call_of
+    edits.droppable = {n for n in program.nodes if effects.only_asserts(n) or (n.op == "get_attr" and not n.users)}
+    for merge in merges:
+        for placement in merge.placements:
+            if placement.piece is not program.piece:
+                continue
+            edits.passing |= placement.passing
+            edits.gone |= {n: call_of[placement.site] for n in placement.gone}
+            if not placement.in_place:
+                sources = (t.source for t in placement.region.form.terms)
+                edits.sites[placement.site] = list(zip(merge.names, sources, strict=True))
+    for node in reversed(program.nodes):
+        if node not in edits.gone and node.users and node.op != "placeholder":
+            unread = all(u in edits.gone or u in edits.passing or u in edits.sites for u in node.users)
+            if unread and (node.op == "get_attr" or program.constant(node) is not None):
+                edits.gone[node] = None
+    return edits
+
+
+# ------------------------------------------------------------------------------------------------------ weights, proof
+def _build(
+    plan: Plan,
+    built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str],
+    progress: Callable[[int, int], None] | None,
+) -> dict[Region, str]:
+    """Compute and prove every merge that was not built before; returns what is refused."""
+    refused: dict[Region, str] = {}
+    for i, merge in enumerate(plan.merges):
+        if progress is not None:
+            progress(i, len(plan.merges))
+        key = tuple(merge.region.nodes)
+        if key not in built:
+            built[key] = build_modules(merge.region)
+        result = built[key]
+        if isinstance(result, str):
+            refused |= {placement.region: result for placement in merge.placements}
+        else:
+            merge.modules = result
+    return refused
+
+
+def build_modules(region: Region) -> list[nn.Module | None] | str:
+    """The proven convolutions of a region, one for each term that is not its source; or why there are none."""
+    like = _weight_like(region)
+    device = like.device if _has_float64(like.device) else torch.device("cpu")
+    doubles: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}
+
+    def double(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(device)
+        key = tensor.data_ptr(), tensor.shape
+        if key not in doubles:  # holding on to the tensor keeps its address from being used again
+            doubles[key] = tensor, tensor.detach().to(device, torch.float64)
+        return doubles[key][1]
+
+    shift_at = place_shift(region.form)
+    shift = region.form.shift.to(device)
+    modules: list[nn.Module | None] = []
+    weights: list[tuple[Tensor, Tensor | None]] = []
+    for i, term in enumerate(region.form.terms):
+        if not isinstance(term.map, ConvMap):
+            modules.append(None)
+            weights.append((shift, None))
+            continue
+        taps, padding = term.map.layout()
+        kernel = term.map.weight(taps, double)
+        bias = shift.expand(term.map.out_channels) if i == shift_at else None
+        modules.append(_empty_conv(term, kernel, padding, bias is not None))
+        weights.append((kernel, bias))
+
+    def after(sources: list[Tensor]) -> Tensor:
+        values = [
+            x if conv is None else run_conv(conv, x, *parameters)
+            for x, conv, parameters in zip(sources, modules, weights, strict=True)
+        ]
+        return torch.stack(values).sum(0) if len(values) > 1 else values[0]
+
+    try:
+        region.error = region_error(region, after, double, device)
+    except Exception as error:
+        return f"the check could not be run: {type(error).__name__}: {error}"
+    if not region.error <= TOLERANCE:
+        size = "is not finite" if math.isinf(region.error) else f"differs by {region.error:.1e}"
+        return f"the check failed: the merged result {size}"
+    trainable = any(_requires_grad(region, node) for node in region.nodes)
+    for conv, (kernel, bias) in zip(modules, weights, strict=True):
+        if conv is not None and not _fill(conv, kernel, bias, like, region.dtype, trainable):
+            return f"the merged weights do not fit into {region.dtype}: a value overflows"
+    return modules
+
+
+def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dtype: torch.dtype, grad: bool) -> bool:
+    """Cast the weights once, to the model's type, device and memory format; False if a value does not survive it."""
+    memory = torch.contiguous_format
+    if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
+        memory = torch.channels_last
+    elif like.dim() == 5 and like.is_contiguous(memory_format=torch.channels_last_3d) and not like.is_contiguous():
+        memory = torch.channels_last_3d
+    for name, value in (("weight", kernel), ("bias", bias)):
+        if value is None:
+            continue
+        cast = value.to(like.device, dtype)
+        cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.clone()
+        if not bool(torch.isfinite(cast).all()):
+            return False
+        setattr(conv, name, nn.Parameter(cast, requires_grad=grad))
+    return True
+
+
+def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Module:
+    """The module of a term's convolution, without weights."""
+    assert isinstance(term.map, ConvMap)
+    taps, _ = term.map.layout()
+    conv = CONV[len(taps)](
+        term.map.in_channels,
+        term.map.out_channels,
+        tuple(kernel.shape[2:]),  # type: ignore[arg-type]
+        stride=term.map.stride,  # type: ignore[arg-type]
+        padding=padding,
+        dilation=tuple(t.step for t in taps),  # type: ignore[arg-type]
+        groups=term.map.groups,
+        bias=bias,
+        padding_mode=term.map.mode or "zeros",
+        device="meta",
+    )
+    return conv.eval()
+
+
+def _weight_like(region: Region) -> Tensor:
+    """The largest weight in the region: what is made goes where it is, in its memory format."""
+    parts = (part.weight for conv in region.convolutions for part in conv.parts)
+    return max(parts, key=lambda weight: weight.numel())
+
+
+def _requires_grad(region: Region, node: fx.Node) -> bool:
+    module = region.program.module(node)
+    if module is not None:
+        return any(p.requires_grad for p in module.parameters())
+    leaves = (region.program.leaf(n) for n in node.all_input_nodes)
+    return any(leaf is not None and leaf.requires_grad for leaf in leaves)
+
+
+def _has_float64(device: torch.device) -> bool:
+    return device.type != "mps"

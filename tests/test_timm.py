@@ -1,0 +1,100 @@
+"""timm's RepVGG and MobileOne, whole and by name: as few convolutions as after timm's own hand-written merge."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import fxrep
+from tests.counting import count_ops
+from tests.helpers import assert_unchanged, randomize, relative_error, snapshot
+
+timm = pytest.importorskip("timm")
+from timm.utils.model import reparameterize_model  # noqa: E402
+
+NAMES = [*timm.list_models("repvgg_*"), *timm.list_models("mobileone_*")]
+SIZE = 64
+
+
+def test_the_names_are_all_there() -> None:
+    assert {"repvgg_a0", "repvgg_b3", "repvgg_b3g4", "repvgg_d2se", "mobileone_s0", "mobileone_s4"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_model(name: str) -> None:
+    torch.manual_seed(0)
+    model = randomize(timm.create_model(name, num_classes=10))
+    x = torch.randn(2, 3, SIZE, SIZE)
+    state = snapshot(model)
+    theirs = count_ops(reparameterize_model(model), x)
+    original = count_ops(model, x)
+
+    after = fxrep.reparameterize(model)
+
+    assert type(after) is type(model)
+    counts = count_ops(after, x)
+    assert counts["conv"] == theirs["conv"] < original["conv"]
+    assert (counts["norm"], counts["add"]) == (0, 0)
+    assert original["norm"]
+    assert original["add"]
+    assert not any(isinstance(m, nn.modules.batchnorm._NormBase) for m in after.modules())
+    assert_unchanged(model, state)
+    assert after.num_classes == 10
+    assert after.default_cfg == model.default_cfg
+    assert after.num_features == model.num_features
+    assert after.training is False
+
+    with torch.no_grad():
+        single, features, merged = model(x), model.forward_features(x), (after(x), after.forward_features(x))
+        exact = copy.deepcopy(after).double()
+        from_merged = exact(x.double())
+        del exact
+        model.double()
+        expected, expected_features = model(x.double()), model.forward_features(x.double())
+    assert expected.isfinite().all()
+    assert expected.norm() > 0
+    floor = torch.finfo(torch.float32).eps
+    assert relative_error(merged[0], expected) <= 4 * max(relative_error(single, expected), floor)
+    assert relative_error(merged[1], expected_features) <= 4 * max(relative_error(features, expected_features), floor)
+    assert relative_error(from_merged, expected) <= 1e-5, "float32 weights, exact arithmetic"
+
+
+def test_features_and_head_still_work() -> None:
+    model = randomize(timm.create_model("repvgg_a0", num_classes=10))
+    after = fxrep.reparameterize(model)
+    x = torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        features = after.forward_features(x)
+        torch.testing.assert_close(after.forward_head(features), after(x))
+        for ours, theirs in zip(after.forward_intermediates(x)[1], model.forward_intermediates(x)[1], strict=True):
+            assert relative_error(ours, theirs) <= 1e-4
+    after.reset_classifier(3)
+    assert after(x).shape == (1, 3)
+
+
+def test_a_feature_extractor() -> None:
+    model = randomize(timm.create_model("mobileone_s0", features_only=True))
+    after = fxrep.reparameterize(model)
+    x = torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        for ours, theirs in zip(after(x), model(x), strict=True):
+            assert relative_error(ours, theirs) <= 1e-4
+    assert count_ops(after, x)["norm"] == 0
+    assert after.feature_info.channels() == model.feature_info.channels()
+
+
+def test_other_precisions_and_layouts() -> None:
+    model = randomize(timm.create_model("mobileone_s0", num_classes=10))
+    x = torch.randn(1, 3, SIZE, SIZE)
+    double = fxrep.reparameterize(copy.deepcopy(model).double())
+    assert {p.dtype for p in double.parameters()} == {torch.float64}
+    with torch.no_grad():
+        expected = copy.deepcopy(model).double()(x.double())
+        assert relative_error(double(x.double()), expected) <= 1e-9
+        last = fxrep.reparameterize(copy.deepcopy(model).to(memory_format=torch.channels_last))
+        assert relative_error(last(x.to(memory_format=torch.channels_last)), expected) <= 1e-4
+    half = fxrep.reparameterize(copy.deepcopy(model).bfloat16())
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
