@@ -66,18 +66,18 @@ def reparameterize(
     with torch.no_grad():
         expected = None if example_inputs is None else _run(structural_copy(model), example_inputs)
         plan = make_plan(structural_copy(model), rule, progress)
-        target = model if inplace else structural_copy(model)
         report = make_report(plan)
-        undo = _Snapshot(target)
+        result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
+        undo = _Snapshot(result) if inplace else None
         try:
-            made = rewrite(plan, target)
-            if example_inputs is not None:
-                _require_equal(expected, _run(target, example_inputs))
+            rewrite(plan, result)
+            if expected is not None and example_inputs is not None:
+                _require_equal(expected, _run(result, example_inputs))
         except BaseException:
-            undo.restore()
+            if undo:
+                undo.restore()
             raise
-        report.parameters = report.parameters[0], _parameters(target)
-        result = target if inplace else owning_copy(target, made)
+    report.parameters = report.parameters[0], _parameters(result)
     vars(result)[REPORT] = report
     return result
 
@@ -91,10 +91,9 @@ def explain(model: nn.Module, *, policy: PolicyName = "default") -> Report:
     check_model(model)
     with torch.no_grad():
         plan = make_plan(structural_copy(model), policy_named(policy))
-        target = structural_copy(model)
         report = make_report(plan)
-        rewrite(plan, target)
-    report.parameters = report.parameters[0], _parameters(target)
+        rewrite(plan, plan.model)
+    report.parameters = report.parameters[0], _parameters(plan.model)
     return report
 
 
@@ -107,7 +106,8 @@ def report(result: nn.Module) -> Report:
     found = vars(result).get(REPORT) if isinstance(result, nn.Module) else None
     if not isinstance(found, Report):
         raise ValueError(
-            f"this {type(result).__name__} was not made by fxrep.reparameterize; fxrep.explain(model) reports on any model"
+            f"this {type(result).__name__} was not made by fxrep.reparameterize; "
+            "fxrep.explain(model) reports on any model"
         )
     return found
 
@@ -130,7 +130,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
             f"the forward of '{type(model).__name__}' cannot be traced as one graph: {error}; "
             "fxrep.reparameterize merges its traceable parts all the same"
         ) from error
-    return fx.GraphModule(copied, piece.graph, type(model).__name__)
+    graph = fx.Graph()  # without a tracer class, which a pickle would need
+    graph.output(graph.graph_copy(piece.graph, {}))
+    return fx.GraphModule(copied, graph, type(model).__name__)
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | 
     worst, squares, error = 0.0, 0.0, 0.0
     for a, b in zip(expected, found, strict=True):
         difference = (a.double() - b.double()).nan_to_num(nan=float("inf"))
-        difference = difference.masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0)
+        difference = difference.masked_fill(a == b, 0.0)
         worst = max(worst, float(difference.abs().max()) if difference.numel() else 0.0)
         error += float(difference.square().sum())
         squares += float(a.double().nan_to_num().square().sum())
@@ -192,8 +194,8 @@ def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | 
     return Verification(worst, relative, max(floats, default=0.0) ** 0.5 if tolerance is None else tolerance)
 
 
-def _require_equal(expected: list[Tensor] | None, found: list[Tensor]) -> None:
-    result = _difference(expected or [], found)
+def _require_equal(expected: list[Tensor], found: list[Tensor]) -> None:
+    result = _difference(expected, found)
     if not result.ok:
         raise RuntimeError(f"the merged model's outputs differ on example_inputs, so nothing was changed: {result}")
 

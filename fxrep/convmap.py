@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -163,25 +164,27 @@ class ConvMap:
         return replace(self, parts=tuple(replace(p, scale=p.scale * factor.to(p.scale.device)) for p in self.parts))
 
     # ------------------------------------------------------------------------------------------------------- weights
-    def weight(self, taps: tuple[Taps, ...] | None = None, double: Cast = Tensor.double) -> Tensor:
+    def weight(self, taps: tuple[Taps, ...] | None = None, take: Cast | None = None) -> Tensor:
         """The dense kernel in float64, (out, in / groups, *counts), over ``taps`` (by default the map's own).
 
-        ``double`` casts a part's weight to float64; a caller may pass a cast that remembers.
+        ``take`` gives a float64 copy of a part's weight that may be written to.
         """
+        take = take or _copy
         taps = taps or self.taps
         shape = (self.out_channels, self.in_channels // self.groups, *(t.count for t in taps))
         largest = max(self.parts, key=lambda part: part.weight.numel())
         if largest.groups == self.groups and largest.taps == taps:
-            kernel = double(largest.weight) * _per_channel(largest.scale, largest.weight.dim())
+            kernel = take(largest.weight).mul_(_per_channel(largest.scale, largest.weight.dim()))
             rest = [part for part in self.parts if part is not largest]
         else:
             kernel = torch.zeros(shape, dtype=torch.float64, device=largest.weight.device)
             rest = list(self.parts)
         for part in rest:
             place = tuple(mine.within(whole) for mine, whole in zip(part.taps, taps, strict=True))
-            target = _blocks(kernel, self.groups, part.groups)[(..., *place)]
-            values = double(part.weight) * _per_channel(part.scale, part.weight.dim())
-            target += values.unflatten(0, (self.groups, part.groups // self.groups, -1)).to(kernel.device)
+            index: Any = (Ellipsis, *place)
+            target = _blocks(kernel, self.groups, part.groups)[index]
+            values = take(part.weight).mul_(_per_channel(part.scale, part.weight.dim()))
+            target += torch.unflatten(values, 0, (self.groups, part.groups // self.groups, -1)).to(kernel.device)
         return kernel
 
     def layout(self) -> tuple[tuple[Taps, ...], tuple[int, ...] | str]:
@@ -248,13 +251,11 @@ def correlate(
     for axis, (s, d, k) in enumerate(zip(stride, dilation, counts, strict=True)):
         window = x.unfold(2 + axis, d * (k - 1) + 1, s)
         x = window[..., ::d] if d > 1 else window
-    rank = len(counts)
-    windows = x.unflatten(1, (groups, -1)).flatten(3 + rank)  # batch, groups, in/groups, *out, taps
-    kernels = weight.unflatten(0, (groups, -1)).flatten(3)  # groups, out/groups, in/groups, taps
-    spatial = windows.shape[3 : 3 + rank]
-    columns = windows.flatten(3, 2 + rank).movedim(2, -2)  # batch, groups, positions, in/groups, taps
-    out = columns.flatten(-2) @ kernels.flatten(2).transpose(1, 2)
-    return out.transpose(2, 3).flatten(1, 2).unflatten(-1, spatial) if rank else out.flatten(1)
+    spatial = x.shape[2 : 2 + len(counts)]
+    columns = x.reshape(len(x), groups, -1, math.prod(spatial), math.prod(counts)).movedim(2, -2).flatten(-2)
+    kernels = weight.reshape(groups, len(weight) // groups, -1)
+    out = columns @ kernels.transpose(1, 2)  # batch, groups, positions, out / groups
+    return out.transpose(2, 3).reshape(len(x), len(weight), *spatial)
 
 
 def _blocks(kernel: Tensor, coarse: int, fine: int) -> Tensor:
@@ -263,8 +264,12 @@ def _blocks(kernel: Tensor, coarse: int, fine: int) -> Tensor:
     Shape (coarse, fine / coarse, out / fine, in / fine, *counts).
     """
     ratio = fine // coarse
-    split = kernel.unflatten(0, (coarse, ratio, -1)).unflatten(3, (ratio, -1))
+    split = torch.unflatten(torch.unflatten(kernel, 0, (coarse, ratio, -1)), 3, (ratio, -1))
     return split.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+
+def _copy(weight: Tensor) -> Tensor:
+    return weight.detach().to(torch.float64, copy=True)
 
 
 def _per_channel(scale: Tensor, dim: int) -> Tensor:

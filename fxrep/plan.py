@@ -17,13 +17,14 @@ from torch import Tensor, fx, nn
 from .analysis import effects
 from .analysis.cost import Policy
 from .analysis.forms import Term, place_shift
+from .analysis.liveness import Liveness, dead_tensors
 from .analysis.placement import Placement, Usage, place
 from .analysis.program import Program
 from .analysis.regions import Analysis, Region
 from .capture.scopes import Edits, Scope, build
-from .capture.tracer import Call, Piece, capture
-from .convmap import ConvMap, Illegal
-from .validate import TOLERANCE, region_error, run_conv
+from .capture.tracer import Call, Piece, capture, join
+from .convmap import Cast, ConvMap, Illegal
+from .validate import TOLERANCE, relative_error, run_before, run_conv
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -60,13 +61,28 @@ class Plan:
     merges: list[Merge] = field(default_factory=list)
     edits: dict[Piece, Edits] = field(default_factory=dict)
     scopes: dict[Call, tuple[Piece, Scope]] = field(default_factory=dict)
+    removals: list[str] = field(default_factory=list)
+
+    def replaced(self) -> list[str]:
+        """Paths of the modules that others take the place of."""
+        paths: list[str] = []
+        for merge in self.merges:
+            placement = merge.first
+            nodes = placement.swapped + ([placement.site] if placement.in_place else [])
+            paths += [join(placement.piece.path, str(n.target)) for n in nodes]
+        return paths
+
+    def dead_tensors(self) -> list[Tensor]:
+        """The tensors that are not in the model any more once the plan is carried out."""
+        return dead_tensors(self.model, (*self.removals, *self.replaced()))
 
 
 def make_plan(model: nn.Module, policy: Policy, progress: Callable[[int, int], None] | None = None) -> Plan:
     """Plan the merges of ``model``, a structural copy that nobody else runs."""
     pieces, opaque = capture(model)
     analyses = [Analysis(Program(piece), policy) for piece in pieces]
-    plan = Plan(model, pieces, opaque, analyses, Usage(pieces))
+    names = {module: name for name, module in reversed([*model.named_modules()])}
+    plan = Plan(model, pieces, opaque, analyses, Usage(pieces, {names[m]: m for m in opaque if m in names}))
     by_program = {analysis.program: analysis for analysis in analyses}
     built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str] = {}
     dirty = set(by_program)
@@ -79,7 +95,16 @@ def make_plan(model: nn.Module, policy: Policy, progress: Callable[[int, int], N
         for region, reason in refused.items():
             by_program[region.program].refuse(region, reason)
         dirty = {region.program for region in refused}
+    plan.removals = _removals(plan)
     return plan
+
+
+def _removals(plan: Plan) -> list[str]:
+    liveness = Liveness()
+    for analysis in plan.analyses:
+        liveness.add(analysis.program, plan.edits[analysis.program.piece], plan.scopes)
+    rewritten = {join(piece.path, call.path): call.module for call, (piece, _) in plan.scopes.items()}
+    return liveness.removals(rewritten, plan.usage.pinned)
 
 
 def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
@@ -107,7 +132,7 @@ def _changed_calls(merges: list[Merge]) -> dict[Call, list[Merge]]:
     changed: dict[Call, list[Merge]] = {}
     for merge in merges:
         placement = merge.first
-        nodes = [n for n in placement.passing if n.op != "call_module"]
+        nodes = [n for n in placement.passing if n not in placement.swapped]
         if not placement.in_place:
             nodes.append(placement.site)
         for call in dict.fromkeys(placement.piece.call_of[n] for n in nodes):
@@ -140,14 +165,16 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             if placement.piece is not program.piece:
                 continue
             edits.passing |= placement.passing
-            edits.gone |= {n: call_of[placement.site] for n in placement.gone}
+            edits.gone |= dict.fromkeys(placement.gone, call_of[placement.site])
             if not placement.in_place:
                 sources = (t.source for t in placement.region.form.terms)
                 edits.sites[placement.site] = list(zip(merge.names, sources, strict=True))
     for node in reversed(program.nodes):
         if node not in edits.gone and node.users and node.op != "placeholder":
             unread = all(u in edits.gone or u in edits.passing or u in edits.sites for u in node.users)
-            if unread and (node.op == "get_attr" or program.constant(node) is not None):
+            linear = analysis.linear.get(node)
+            passes = linear is not None and linear.absorbs and not linear.kind
+            if unread and (node.op == "get_attr" or passes or program.constant(node) is not None):
                 edits.gone[node] = None
     return edits
 
@@ -178,40 +205,16 @@ def build_modules(region: Region) -> list[nn.Module | None] | str:
     """The proven convolutions of a region, one for each term that is not its source; or why there are none."""
     like = _weight_like(region)
     device = like.device if _has_float64(like.device) else torch.device("cpu")
-    doubles: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}
-
-    def double(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.to(device)
-        key = tensor.data_ptr(), tensor.shape
-        if key not in doubles:  # holding on to the tensor keeps its address from being used again
-            doubles[key] = tensor, tensor.detach().to(device, torch.float64)
-        return doubles[key][1]
-
-    shift_at = place_shift(region.form)
+    doubles = _Doubles(device)
     shift = region.form.shift.to(device)
-    modules: list[nn.Module | None] = []
-    weights: list[tuple[Tensor, Tensor | None]] = []
-    for i, term in enumerate(region.form.terms):
-        if not isinstance(term.map, ConvMap):
-            modules.append(None)
-            weights.append((shift, None))
-            continue
-        taps, padding = term.map.layout()
-        kernel = term.map.weight(taps, double)
-        bias = shift.expand(term.map.out_channels) if i == shift_at else None
-        modules.append(_empty_conv(term, kernel, padding, bias is not None))
-        weights.append((kernel, bias))
-
-    def after(sources: list[Tensor]) -> Tensor:
-        values = [
-            x if conv is None else run_conv(conv, x, *parameters)
-            for x, conv, parameters in zip(sources, modules, weights, strict=True)
-        ]
-        return torch.stack(values).sum(0) if len(values) > 1 else values[0]
-
     try:
-        region.error = region_error(region, after, double, device)
+        values, expected = run_before(region, doubles.get, device)
+        modules, weights = _convolutions(region, doubles.take, shift)
+        found = [
+            x if conv is None else run_conv(conv, x, *parameters)
+            for x, conv, parameters in zip(values, modules, weights, strict=True)
+        ]
+        region.error = relative_error(expected, torch.stack(found).sum(0) if len(found) > 1 else found[0])
     except Exception as error:
         return f"the check could not be run: {type(error).__name__}: {error}"
     if not region.error <= TOLERANCE:
@@ -222,6 +225,48 @@ def build_modules(region: Region) -> list[nn.Module | None] | str:
         if conv is not None and not _fill(conv, kernel, bias, like, region.dtype, trainable):
             return f"the merged weights do not fit into {region.dtype}: a value overflows"
     return modules
+
+
+class _Doubles:
+    """float64 copies of a region's weights: lent to the check, then taken over by the merged kernel."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.held: dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] = {}
+
+    def get(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(self.device)
+        key = tensor.data_ptr(), tensor.shape
+        if key not in self.held:  # holding on to the tensor keeps its address from being used again
+            self.held[key] = tensor, tensor.detach().to(self.device, torch.float64)
+        return self.held[key][1]
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """A copy that the caller may write to."""
+        double = self.get(tensor)
+        del self.held[tensor.data_ptr(), tensor.shape]
+        return double.clone() if double.data_ptr() == tensor.data_ptr() else double
+
+
+def _convolutions(
+    region: Region, take: Cast, shift: Tensor
+) -> tuple[list[nn.Module | None], list[tuple[Tensor, Tensor | None]]]:
+    """The module, kernel and bias of each term; no module for a term that is its source."""
+    shift_at = place_shift(region.form)
+    modules: list[nn.Module | None] = []
+    weights: list[tuple[Tensor, Tensor | None]] = []
+    for i, term in enumerate(region.form.terms):
+        if not isinstance(term.map, ConvMap):
+            modules.append(None)
+            weights.append((shift, None))
+            continue
+        taps, padding = term.map.layout()
+        kernel = term.map.weight(taps, take)
+        bias = shift.expand(term.map.out_channels) if i == shift_at else None
+        modules.append(_empty_conv(term, kernel, padding, bias is not None))
+        weights.append((kernel, bias))
+    return modules, weights
 
 
 def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dtype: torch.dtype, grad: bool) -> bool:
@@ -236,7 +281,7 @@ def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dt
             continue
         cast = value.to(like.device, dtype)
         cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.clone()
-        if not bool(torch.isfinite(cast).all()):
+        if not all(math.isfinite(extreme) for extreme in torch.aminmax(cast)):
             return False
         setattr(conv, name, nn.Parameter(cast, requires_grad=grad))
     return True
@@ -255,7 +300,7 @@ def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Modu
         dilation=tuple(t.step for t in taps),  # type: ignore[arg-type]
         groups=term.map.groups,
         bias=bias,
-        padding_mode=term.map.mode or "zeros",
+        padding_mode=term.map.mode or "zeros",  # type: ignore[arg-type]
         device="meta",
     )
     return conv.eval()

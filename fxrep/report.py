@@ -16,7 +16,20 @@ from .convmap import ConvMap
 from .plan import Merge, Plan
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-ADDS = {"add", "add_", "iadd", "sub", "isub", "sub_", "__add__", "__iadd__", "__sub__"}
+ADDS = {
+    "add",
+    "add_",
+    "iadd",
+    "sub",
+    "isub",
+    "sub_",
+    "__add__",
+    "__iadd__",
+    "__sub__",
+    "__isub__",
+    "__radd__",
+    "__rsub__",
+}
 
 
 @dataclass(frozen=True)
@@ -56,12 +69,12 @@ class Report:
     parameters: tuple[int, int] = (0, 0)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "parameters": list(self.parameters)}
 
     def __str__(self) -> str:
         lines = [f"fxrep: {self.model}", ""]
         kinds = ("conv", "norm", "add")
-        table = [("", "before", "after")]
+        table: list[tuple[str, ...]] = [("", "before", "after")]
         table += [({"conv": "convolutions", "norm": "batch norms", "add": "adds"}[k], str(self.before.get(k, 0)),
                    str(self.after.get(k, 0))) for k in kinds]  # fmt: skip
         table.append(("parameters", *(f"{n:,}" for n in self.parameters)))
@@ -152,7 +165,7 @@ def _kind(program: Any, node: fx.Node) -> str | None:
     if node.op not in ("call_function", "call_method"):
         return None
     name = effects.name_of(node)
-    if name in ADDS:
+    if name.strip("_").removeprefix("r") in ADDS or name in ADDS:
         return None if is_number(node) else "add"
     if name == "batch_norm":
         return "norm"

@@ -8,7 +8,7 @@ that were built, with their weights before the cast to the model's type.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,19 +18,15 @@ from torch.nn import functional as F
 
 from .analysis.regions import Region
 from .capture.tracer import builtin_type
-from .convmap import ConvMap, correlate
+from .convmap import Cast, ConvMap, correlate
 
 TOLERANCE = 1e-9
 
-Cast = Callable[[Tensor], Tensor]
-CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3, torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
+def run_before(region: Region, double: Cast, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """Random values for the sources, in the order of the form's terms, and what the region makes of them.
 
-def region_error(region: Region, after: Callable[[list[Tensor]], Tensor], double: Cast, device: torch.device) -> float:
-    """The largest error of a channel of ``after`` relative to the norm of the region's own output there.
-
-    ``after`` takes the sources' values in the order of the form's terms; ``double`` casts a weight to float64.
-    Infinity if either output is not finite.
+    ``double`` casts a weight to float64.
     """
     generator = torch.Generator().manual_seed(0)
     output = _output_size(region.convolutions)
@@ -40,15 +36,18 @@ def region_error(region: Region, after: Callable[[list[Tensor]], Tensor], double
         if term.source not in values:
             x = torch.randn(1, channels, *size, generator=generator, dtype=torch.float64)
             values[term.source] = x.to(device)
-    with torch.no_grad():
-        expected = _Before(region, values, double).run()
-        found = after([values[t.source] for t in region.form.terms])
+    expected = _Before(region, values, double).run()
+    return [values[t.source] for t in region.form.terms], expected
+
+
+def relative_error(expected: Tensor, found: Tensor) -> float:
+    """The largest error of a channel relative to its norm; infinity if either is not finite or the shapes differ."""
     if expected.shape != found.shape or not bool(torch.isfinite(expected).all() & torch.isfinite(found).all()):
         return math.inf
     difference = (found - expected).movedim(1, 0).flatten(1).norm(dim=1)
-    size_of = expected.movedim(1, 0).flatten(1).norm(dim=1)
-    floor = 1e-3 * size_of.norm() / max(1, len(size_of)) ** 0.5  # a channel that cancels out has no norm of its own
-    return float((difference / (size_of + floor + torch.finfo(torch.float64).tiny)).max())
+    size = expected.movedim(1, 0).flatten(1).norm(dim=1)
+    floor = 1e-3 * size.norm() / max(1, len(size)) ** 0.5  # a channel that cancels out has no norm of its own
+    return float((difference / (size + floor + torch.finfo(torch.float64).tiny)).max())
 
 
 def run_conv(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -117,9 +116,6 @@ class _Before:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self._value)
         if module is not None:
             return self._call(module, args, kwargs)
-        if node.target in CONVOLUTIONS:
-            kwargs = dict(kwargs)
-            return node.target(*args, **kwargs)  # type: ignore[operator]
         function: Any = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
         return function(*args, **kwargs)
 

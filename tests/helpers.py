@@ -40,6 +40,23 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
+def calibrate(model: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
+    """``randomize``, with statistics near those of the activations, so that a deep model does not amplify rounding."""
+    randomize(model, seed)
+    norms = [m for m in model.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(x)
+        generator = torch.Generator().manual_seed(seed)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            var = norm.running_var  # a channel that hardly moves on the few samples would amplify anything else
+            var.clamp_(min=float(var.mean())).mul_(0.7 + 0.7 * torch.rand(var.shape, generator=generator)).add_(1e-3)
+    return model.eval()
+
+
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """``|actual - expected| / |expected|`` in the Euclidean norm, computed in float64; NaN or infinity count as inf."""
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"

@@ -10,12 +10,14 @@ from torch import nn
 
 import fxrep
 from tests.counting import count_ops
-from tests.helpers import assert_unchanged, randomize, relative_error, snapshot
+from tests.helpers import assert_unchanged, calibrate, randomize, relative_error, snapshot
 
 timm = pytest.importorskip("timm")
 from timm.utils.model import reparameterize_model  # noqa: E402
 
 NAMES = [*timm.list_models("repvgg_*"), *timm.list_models("mobileone_*")]
+LARGE = {"repvgg_b0", "repvgg_b1", "repvgg_b2", "repvgg_b2g4", "repvgg_b3", "repvgg_b3g4", "repvgg_d2se"}
+WHOLE = [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in NAMES]
 SIZE = 64
 
 
@@ -23,11 +25,11 @@ def test_the_names_are_all_there() -> None:
     assert {"repvgg_a0", "repvgg_b3", "repvgg_b3g4", "repvgg_d2se", "mobileone_s0", "mobileone_s4"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_whole_model(name: str) -> None:
     torch.manual_seed(0)
-    model = randomize(timm.create_model(name, num_classes=10))
-    x = torch.randn(2, 3, SIZE, SIZE)
+    model = calibrate(timm.create_model(name, num_classes=10), torch.randn(4, 3, SIZE, SIZE))
+    x = torch.randn(1, 3, SIZE, SIZE)
     state = snapshot(model)
     theirs = count_ops(reparameterize_model(model), x)
     original = count_ops(model, x)
@@ -48,18 +50,17 @@ def test_whole_model(name: str) -> None:
     assert after.training is False
 
     with torch.no_grad():
-        single, features, merged = model(x), model.forward_features(x), (after(x), after.forward_features(x))
-        exact = copy.deepcopy(after).double()
-        from_merged = exact(x.double())
-        del exact
+        single, features = model(x), model.forward_features(x)
+        merged, merged_features = after(x), after.forward_features(x)
+        del after
         model.double()
-        expected, expected_features = model(x.double()), model.forward_features(x.double())
+        expected_features = model.forward_features(x.double())
+        expected = model.forward_head(expected_features)
     assert expected.isfinite().all()
-    assert expected.norm() > 0
-    floor = torch.finfo(torch.float32).eps
-    assert relative_error(merged[0], expected) <= 4 * max(relative_error(single, expected), floor)
-    assert relative_error(merged[1], expected_features) <= 4 * max(relative_error(features, expected_features), floor)
-    assert relative_error(from_merged, expected) <= 1e-5, "float32 weights, exact arithmetic"
+    own = relative_error(single, expected)
+    assert own <= 1e-4, "the model itself is ill-conditioned: the comparison below would say nothing"
+    assert relative_error(merged, expected) <= 4 * own
+    assert relative_error(merged_features, expected_features) <= 4 * relative_error(features, expected_features)
 
 
 def test_features_and_head_still_work() -> None:

@@ -144,7 +144,7 @@ def test_torchvision_stages() -> None:
     after = assert_merged(model, image(3, (17, 16)), convs=9)
     assert isinstance(after.stages, nn.Sequential)
     assert len(after.stages) == 3
-    assert all(type(block) is blocks.TorchvisionRepVGGBlock for stage in after.stages for block in stage)
+    assert all(isinstance(block, blocks.TorchvisionRepVGGBlock) for stage in after.stages for block in stage)
 
 
 # ---------------------------------------------------------------------------------------------- e) f) the original

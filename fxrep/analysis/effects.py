@@ -5,7 +5,6 @@ Everything that is not known here is assumed to do the worst.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -13,13 +12,14 @@ from torch import fx, nn
 
 from ..capture.tracer import INPLACE, is_number, iterate, reads_metadata
 
+INPLACE_OPERATORS = {name.strip("_") for name in INPLACE}  # the functions of Python's ``operator``
 ASSERTS = {"_assert", "_assert_is_none", "_assert_scalar"}
 
 # Functions, methods and torch.nn modules, by name, that return memory of their own and write to nobody's.
 FRESH = {
     "abs", "add", "addmm", "amax", "amin", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "bmm", "cat", "celu",
     "clamp", "clone", "concat", "concatenate", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d", "cos", "cumsum", "div", "einsum", "elu", "eq", "exp", "floordiv", "ge", "gelu", "group_norm",
+    "conv_transpose3d", "cos", "cumsum", "div", "elu", "eq", "exp", "floordiv", "ge", "gelu", "group_norm",
     "gt", "hardsigmoid", "hardswish", "hardtanh", "interpolate", "layer_norm", "le", "leaky_relu", "linear", "log",
     "logsigmoid", "lt", "matmul", "max_pool1d", "max_pool2d", "max_pool3d", "mean", "mish", "mul", "ne", "neg", "pow",
     "prelu", "reciprocal", "relu", "relu6", "repeat", "rms_norm", "rsqrt", "scaled_dot_product_attention", "selu",
@@ -88,7 +88,7 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     if not is_torch(node):
         return list(iterate((node.args, node.kwargs)))
     out = list(iterate(node.kwargs.get("out")))
-    if node.target in INPLACE.values() or node.target is operator.setitem or _inplace_by_name(node):
+    if name_of(node) in (*INPLACE, "__setitem__", "setitem") or _inplace_by_name(node):
         return first + out
     return out
 
@@ -101,7 +101,9 @@ def may_alias(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     if module is not None:
         fresh = isinstance(module, FRESH_MODULES) and type(module).__module__.startswith("torch.nn.")
         return written if fresh else list(iterate((node.args, node.kwargs)))
-    if is_torch(node) and (name_of(node) in FRESH or node.target in INPLACE.values()):
+    if is_torch(node) and (
+        name_of(node) in FRESH or name_of(node).removesuffix("_") in FRESH or _inplace_by_name(node)
+    ):
         return written
     return list(iterate((node.args, node.kwargs)))
 
@@ -109,11 +111,10 @@ def may_alias(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
 def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     """The operand that an in-place operator replaces as a whole and returns; None if it does something else."""
     first: Any = node.args[0] if node.args else node.kwargs.get("input")
-    if not isinstance(first, fx.Node) or node.target is operator.setitem or "out" in node.kwargs:
+    if not isinstance(first, fx.Node) or name_of(node) in ("__setitem__", "setitem") or "out" in node.kwargs:
         return None
     inplace = may_write(node, module) == [first] and (
-        node.target in INPLACE.values()
-        or (node.op in ("call_method", "call_function") and is_torch(node) and _inplace_by_name(node))
+        (node.op in ("call_method", "call_function") and is_torch(node) and _inplace_by_name(node))
         or (module is not None and isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES)))
     )
     return first if inplace else None
@@ -122,7 +123,13 @@ def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
 def _inplace_by_name(node: fx.Node) -> bool:
     name = name_of(node)
     trailing = name.endswith("_") and not name.endswith("__")
-    return trailing or name.startswith("__i") or node.kwargs.get("inplace") is True or _positional_inplace(node)
+    return (
+        trailing
+        or name in INPLACE
+        or name in INPLACE_OPERATORS
+        or node.kwargs.get("inplace") is True
+        or _positional_inplace(node)
+    )
 
 
 def _positional_inplace(node: fx.Node) -> bool:

@@ -1,9 +1,9 @@
 """Where a region's convolution goes, so that every module keeps its own forward as far as possible.
 
-A chain ``conv -> norm -> ...`` is done *in place*: the convolution's module takes the merged weights and the norms become
-pass-throughs. No forward changes, so other ways into the model (``forward_features``) see the same modules. Where branches
-join, the convolution replaces the *join*, in the module whose forward adds them up; what follows the join passes through.
-If modules are shared in a way that forbids both, it replaces the region's root.
+A chain ``conv -> norm -> ...`` is done *in place*: the convolution's module takes the merged weights, the norms become
+pass-throughs. No forward changes, so other ways into the model (``forward_features``) see the same modules. Where
+branches join, the convolution replaces the *join*, in the module whose forward adds them up; what follows the join
+passes through. If modules are shared in a way that forbids both, the convolution replaces the region's root.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from ..capture.tracer import Call, Piece
-
+from ..capture.tracer import Call, Piece, find_tensor, join
+from .liveness import reachable_names
 from .regions import Region
 
 
@@ -22,7 +22,8 @@ from .regions import Region
 class Placement:
     """``site`` is computed by the region's convolutions, ``passing`` nodes hand their operand on, ``gone`` ones vanish.
 
-    ``in_place``: the site is a convolution module that is called nowhere else.
+    ``in_place``: the site is a convolution module, which takes the merged weights. ``swapped``: passing modules that an
+    ``nn.Identity`` takes the place of; nobody else calls them or reads their weights.
     """
 
     region: Region
@@ -30,6 +31,7 @@ class Placement:
     passing: dict[fx.Node, fx.Node] = field(default_factory=dict)
     gone: list[fx.Node] = field(default_factory=list)
     in_place: bool = False
+    swapped: list[fx.Node] = field(default_factory=list)
 
     @property
     def piece(self) -> Piece:
@@ -37,30 +39,54 @@ class Placement:
 
 
 class Usage:
-    """How often each module is called in all pieces, and where a node stands in its call."""
+    """Who else uses a module: how often it is called, whether its weights are read, whether unseen code may call it."""
 
-    def __init__(self, pieces: list[Piece]) -> None:
+    def __init__(self, pieces: list[Piece], opaque: dict[str, nn.Module]) -> None:
         self.times: Counter[nn.Module] = Counter()
         self.ordinal: dict[fx.Node, int] = {}
+        self.read: set[int] = set()
+        self.own: dict[Call, list[fx.Node]] = defaultdict(list)
+        self.mentioned = {path: reachable_names(module) for path, module in opaque.items()}
         for piece in pieces:
             self.times.update(call.module for call in piece.calls)
-            modules = dict(piece.root.named_modules(remove_duplicate=False))
-            counts: Counter[Call] = Counter()
             for node in piece.graph.nodes:
+                own = self.own[piece.call_of[node]]
+                self.ordinal[node] = len(own)
+                own.append(node)
                 if node.op == "call_module":
-                    self.times[modules[str(node.target)]] += 1
-                call = piece.call_of[node]
-                self.ordinal[node] = counts[call]
-                counts[call] += 1
+                    self.times[piece.root.get_submodule(str(node.target))] += 1
+                elif node.op == "get_attr" and node.users:
+                    self.read.add(id(find_tensor(piece.root, str(node.target))))
 
-    def key(self, piece: Piece, node: fx.Node) -> tuple[nn.Module, int]:
-        """The same for the same operator in two calls of one module."""
-        return piece.call_of[node].module, self.ordinal[node]
+    def key(self, piece: Piece, node: fx.Node) -> object:
+        """The same for the same operator in two calls of one module that do the same."""
+        call = piece.call_of[node]
+        if self.times[call.module] == 1:
+            return call, self.ordinal[node]
+        does = tuple((n.op, str(n.target)) for n in self.own[call])
+        given = str(fx.map_arg((call.args, call.kwargs), lambda n: None))
+        return call.module, self.ordinal[node], does, given
+
+    def replaceable(self, piece: Piece, node: fx.Node, twins: int) -> bool:
+        """Whether the module that ``node`` calls can become another one, when ``twins`` of its calls are edited."""
+        module = piece.root.get_submodule(str(node.target))
+        tensors = (*module.parameters(), *module.buffers())
+        alone = self.times[module] == twins and self.read.isdisjoint(map(id, tensors))
+        return alone and not self.pinned(join(piece.path, str(node.target)))
+
+    def pinned(self, path: str) -> bool:
+        """Whether code that could not be traced may reach into the model and call the module at ``path``."""
+        for outer, names in self.mentioned.items():
+            if not outer or path.startswith(f"{outer}."):
+                steps = path.removeprefix(outer).strip(".").split(".")
+                if all(step.isdigit() or step in names for step in steps):
+                    return True
+        return False
 
 
 def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], dict[Region, str]]:
     """Placements for the regions, those in the calls of one shared module together; and the regions that have none."""
-    waiting = {region: _candidates(region, usage) for region in regions}
+    waiting = {region: _candidates(region) for region in regions}
     refused: dict[Region, str] = {}
     while True:
         groups: dict[object, list[Placement]] = defaultdict(list)
@@ -77,19 +103,16 @@ def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], d
                 refused[placement.region] = "it is shared: a module in it is also called in another way"
 
 
-def _candidates(region: Region, usage: Usage) -> list[Placement]:
+def _candidates(region: Region) -> list[Placement]:
     found = []
     chain = _chain(region)
     if chain is not None:
-        site = chain[0]
-        module = region.program.module(site)
-        if module is not None and usage.times[module] == 1:
-            found.append(Placement(region, site, _passing(region, chain[1:]), [], True))
-    join, after = _join(region)
-    dies = [n for n in region.interior if n is not join and n not in after]
+        found.append(Placement(region, chain[0], _passing(region, chain[1:]), [], True))
+    site, after = _join(region)
+    dies = [n for n in region.interior if n is not site and n not in after]
     if chain is None:
-        found.append(Placement(region, join, _passing(region, after), dies))
-    if join is not region.root or chain is not None:
+        found.append(Placement(region, site, _passing(region, after), dies))
+    if site is not region.root or chain is not None:
         found.append(Placement(region, region.root, {}, list(region.interior)))
     return found
 
@@ -109,7 +132,8 @@ def _chain(region: Region) -> list[fx.Node] | None:
 
 def _join(region: Region) -> tuple[fx.Node, list[fx.Node]]:
     """The last node where branches meet, and the operators after it."""
-    node, after = region.root, []
+    node = region.root
+    after: list[fx.Node] = []
     inside = set(region.interior)
     while True:
         linear = region.linear[node]
@@ -142,12 +166,10 @@ def _signature(placement: Placement, usage: Usage) -> object:
 def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
     """Whether the edits hold for every call of the modules that they change: each has its twin."""
     piece = placement.piece
-    changed = {piece.call_of[n].module for n in _touched(placement)}
-    leaves = [n for n in _touched(placement) if n.op == "call_module"]
-    if placement.in_place:
-        modules = placement.region.program.modules
-        swapped = {modules[str(n.target)] for n in leaves}
-        changed = {piece.call_of[n].module for n in _touched(placement) if n not in leaves} | swapped
+    leaves = [n for n in placement.passing if n.op == "call_module"]
+    placement.swapped = [n for n in leaves if usage.replaceable(piece, n, twins)]
+    in_place = [placement.site] if placement.in_place else []
+    if not all(usage.replaceable(piece, n, twins) for n in in_place):
+        return False
+    changed = {piece.call_of[n].module for n in _touched(placement) if n not in placement.swapped and n not in in_place}
     return all(usage.times[module] == twins for module in changed)
-
-

@@ -1,13 +1,14 @@
-"""A traced piece as the analysis reads it: constants, ranks, aliases, writes. Nothing here changes the program's meaning.
+"""A traced piece as the analysis reads it: constants, ranks, aliases, writes.
 
-The one edit made to the graph is a renaming: after ``y = x.add_(b)`` every later read of ``x`` reads ``y``, which is the
-same object. From there on a name stands for one content, unless somebody writes through a view or from code that cannot
-be seen; ``written_between`` answers for those.
+The one edit made to the graph is a renaming: after ``y = x.add_(b)`` every later read of ``x`` reads ``y``, which is
+the same object. From there on a name stands for one content, unless somebody writes through a view or from code that
+cannot be seen; ``written_between`` answers for those.
 """
 
 from __future__ import annotations
 
 import bisect
+import functools
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..capture.tracer import Piece, builtin_type, is_builtin, iterate
+from ..capture.tracer import Piece, builtin_type, find_tensor, is_builtin, iterate
 from . import effects
 
 
@@ -41,10 +42,7 @@ class Program:
 
     def tensor(self, node: fx.Node) -> Tensor | None:
         """The tensor that a ``get_attr`` node reads."""
-        value: Any = self.piece.root
-        for name in str(node.target).split("."):
-            value = getattr(value, name, None)
-        return value if isinstance(value, Tensor) else None
+        return find_tensor(self.piece.root, str(node.target))
 
     def describe(self, node: fx.Node) -> str:
         """The node in words that a user of the model knows: "BatchNorm2d 'layer1.bn'", "add in 'layer1'"."""
@@ -104,7 +102,7 @@ class Program:
             assert tensor is not None
             return tensor.double() if tensor.is_floating_point() else tensor
 
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)  # type: ignore[arg-type]
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)
         function: Callable[..., Any]
         if node.op == "call_method":
             function = getattr(Tensor, str(node.target))
@@ -155,7 +153,7 @@ class Program:
         for i, node in enumerate(self.nodes):
             target = effects.updates_whole(node, self.module(node))
             if target is not None:
-                target.replace_all_uses_with(node, lambda user, i=i: self.position[user] > i)
+                target.replace_all_uses_with(node, functools.partial(self._is_after, i))
                 latest[target].append((i, node))
         if not latest:
             return
@@ -167,8 +165,11 @@ class Program:
 
         for call in self.piece.calls:
             start, end = self.piece.span(call, self.position)
-            call.args, call.kwargs = fx.map_arg((call.args, call.kwargs), lambda n, at=start: rename(n, at))
-            call.output = fx.map_arg(call.output, lambda n, at=end: rename(n, at))
+            call.args, call.kwargs = fx.map_arg((call.args, call.kwargs), functools.partial(rename, at=start))
+            call.output = fx.map_arg(call.output, functools.partial(rename, at=end))
+
+    def _is_after(self, position: int, node: fx.Node) -> bool:
+        return self.position[node] > position
 
 
 class _Classes:

@@ -86,7 +86,7 @@ class Analysis:
     def _read_operators(self) -> None:
         if self.linear or self.reasons:
             for node, reason in self.barriers.items():
-                if node in self.linear and not self.linear[node].kind == "conv":
+                if node in self.linear and self.linear[node].kind != "conv":
                     del self.linear[node]
                     self.reasons[node] = reason
             return
@@ -163,10 +163,10 @@ class Analysis:
             form = Form(())
         convolved = [t for t in form.terms if isinstance(t.map, ConvMap)]
         if len(form.terms) == 1 and convolved:
-            return self._make_region(root, form)
-        if any(t.branches > 1 for t in convolved):
-            return self._make_region(root, self._separate(form))
-        if linear is not None and linear.absorbs:
+            self._make_region(root, form)
+        elif any(t.branches > 1 for t in convolved):
+            self._make_region(root, self._separate(form))
+        elif linear is not None and linear.absorbs:
             for operand in linear.operands:
                 self._require(operand)
 
@@ -212,10 +212,10 @@ class Analysis:
             if linear is None or not linear.absorbs:
                 continue
             for operand in linear.operands:
-                if operand not in found and operand not in sources and operand not in self.required:
-                    if operand in self.linear:
-                        found.add(operand)
-                        waiting.append(operand)
+                inside = operand in self.linear and operand not in sources and operand not in self.required
+                if inside and operand not in found:
+                    found.add(operand)
+                    waiting.append(operand)
         return sorted(found, key=self.program.position.__getitem__)
 
     def _dies(self, node: fx.Node, region: Region) -> bool:

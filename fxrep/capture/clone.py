@@ -16,28 +16,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def structural_copy(model: M) -> M:
-    """A deep copy of ``model`` whose parameters and registered buffers are the caller's own tensors.
-
-    Other tensors, such as caches that ``forward`` has left behind, are copied detached: a model that was run with
-    gradients can hold tensors that refuse ``deepcopy``.
-    """
-    memo: dict[int, object] = {}
-    for module in model.modules():
-        for value in _tensors(vars(module).values()):
-            memo.setdefault(id(value), value.detach().clone() if value.grad_fn is not None else value)
-    keep = {id(t) for t in registered_tensors(model)}
-    loose = [key for key, value in memo.items() if key not in keep and isinstance(value, Tensor) and value.is_leaf]
-    for key in loose:
-        tensor = memo[key]
-        assert isinstance(tensor, Tensor)
-        memo[key] = copy.deepcopy(tensor)
-    return copy.deepcopy(model, memo)
+    """A deep copy of ``model`` whose parameters and registered buffers are the caller's own tensors."""
+    return copy.deepcopy(model, {id(t): t for t in registered_tensors(model)} | _caches(model))
 
 
-def owning_copy(model: M, owned: Iterable[Tensor]) -> M:
-    """A deep copy of ``model`` that takes the tensors in ``owned`` over as they are and copies the rest."""
-    memo: dict[int, object] = {id(tensor): tensor for tensor in owned}
-    return copy.deepcopy(model, memo)
+def owning_copy(model: M, except_for: Iterable[Tensor] = ()) -> M:
+    """A deep copy of ``model`` that shares the tensors ``except_for``, which the caller is about to drop from it."""
+    return copy.deepcopy(model, {id(t): t for t in except_for} | _caches(model))
+
+
+def _caches(model: nn.Module) -> dict[int, object]:
+    """Detached copies of tensors that ``forward`` has left behind: with a gradient, they refuse ``deepcopy``."""
+    values = (value for module in model.modules() for value in _tensors(vars(module).values()))
+    return {id(t): t.detach().clone() for t in values if t.grad_fn is not None}
 
 
 def registered_tensors(model: nn.Module) -> Iterator[Tensor]:

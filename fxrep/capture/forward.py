@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import linecache
+import re
+import zlib
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -28,11 +30,11 @@ class Forward:
     def of(cls, graph: fx.Graph, guards: dict[str, Any]) -> Forward:
         """The forward that ``graph`` computes; ``guards`` are the values that some arguments were traced with."""
         python = graph.python_code("self")
-        head, _, body = python.src.partition(":\n")
-        while "def forward" not in head:
-            more, _, body = body.partition(":\n")
-            head += ":\n" + more
-        code = f"{head.strip()}:\n{''.join(_guard(name, value) for name, value in guards.items())}{body}"
+        definition = re.search(r"^def forward\(.*\).*:$", python.src, re.MULTILINE)
+        assert definition is not None
+        checks = "".join(_guard(name, value) for name, value in guards.items())
+        body = python.src[definition.end() :].lstrip("\n")
+        code = f"{python.src[: definition.end()]}\n{checks}{body}"
         imports = tuple((k, v.__name__) for k, v in python.globals.items() if isinstance(v, ModuleType))
         names = tuple((k, v) for k, v in python.globals.items() if not isinstance(v, ModuleType))
         return cls(code, names, imports)
@@ -42,8 +44,8 @@ class Forward:
 
     def function(self) -> Any:
         namespace: dict[str, Any] = dict(self.names)
-        namespace |= {name: importlib.import_module(module) for name, module in self.imports}
-        filename = f"<fxrep forward {hash(self.code) & 0xFFFFFFFF:08x}>"
+        namespace |= {item[0]: importlib.import_module(item[1]) for item in self.imports}
+        filename = f"<fxrep forward {zlib.crc32(self.code.encode()):08x}>"
         linecache.cache[filename] = (len(self.code), None, self.code.splitlines(True), filename)
         exec(compile(self.code, filename, "exec"), namespace)
         return namespace["forward"]
@@ -56,8 +58,8 @@ class Rewritten:
     _fxrep_forward: Forward
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _, _, *state = super().__reduce_ex__(max(2, int(protocol)))
-        return (_rebuild, (self._fxrep_base, self._fxrep_forward), *state)
+        reduced: Any = super().__reduce_ex__(max(2, int(protocol)))
+        return (_rebuild, (self._fxrep_base, self._fxrep_forward), *reduced[2:])
 
 
 def install(module: nn.Module, forward: Forward) -> None:

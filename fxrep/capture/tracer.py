@@ -3,8 +3,8 @@ what it cannot trace.
 
 Differences from ``torch.fx.Tracer``:
 
-* ``x += y``, ``x[i] = y`` and their kin become nodes. A plain Proxy turns ``z = y; y += b`` into an out-of-place add,
-  which is silently wrong.
+* ``x += y``, ``x[i] = y`` and their kin become calls of ``x.__iadd__(y)``, ``x.__setitem__(i, y)``. A plain Proxy turns
+  ``z = y; y += b`` into an out-of-place add, which is silently wrong; and so does a second trace of ``operator.iadd``.
 * A module whose forward cannot be traced, has hooks or is otherwise not what its class says becomes one opaque
   ``call_module`` node, and tracing goes on around it.
 * Every non-leaf call is recorded as a ``Call``, so that an edit of the flat graph can be put back into the module that
@@ -25,10 +25,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.proxy import Attribute
 
-INPLACE = {
-    f"__{name}__": getattr(operator, name)
-    for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul")
-}
+INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
 
@@ -75,25 +72,25 @@ class Piece:
 class InplaceMixin:
     """Records in-place operators as what they are."""
 
-    tracer: Tracer
+    tracer: Any
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+        self.tracer.create_proxy("call_method", "__setitem__", (self, index, value), {})
 
 
-def _record(function: Callable[..., Any]) -> Callable[..., Any]:
-    name = function.__name__[1:]
-    plain = getattr(operator, f"{name}_" if name in ("and", "or") else name)
+def _record(name: str) -> Callable[..., Any]:
+    plain = getattr(operator, name.replace("__i", "__"))
 
     def inplace(self: Any, other: Any) -> Any:
-        target = plain if is_number(self.node) else function
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
+        if is_number(self.node):  # a number is replaced, not changed
+            return self.tracer.create_proxy("call_function", plain, (self, other), {})
+        return self.tracer.create_proxy("call_method", name, (self, other), {})
 
     return inplace
 
 
-for _name, _function in INPLACE.items():
-    setattr(InplaceMixin, _name, _record(_function))
+for _name in INPLACE:
+    setattr(InplaceMixin, _name, _record(_name))
 
 
 def reads_metadata(node: fx.Node) -> bool:
@@ -332,6 +329,14 @@ def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
     parameters = dict(inspect.signature(inspect.unwrap(type(module).forward)).parameters)
     parameters.pop(next(iter(parameters)), None)
     return parameters
+
+
+def find_tensor(root: nn.Module, path: str) -> Tensor | None:
+    """The tensor at a dotted path, if there is one."""
+    value: Any = root
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, Tensor) else None
 
 
 def join(path: str, name: str) -> str:

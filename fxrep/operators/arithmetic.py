@@ -161,5 +161,3 @@ def _number(op: Operator, value: Any) -> Tensor:
     if constant is None or constant.dim():
         raise Illegal("its alpha is computed")
     return constant
-
-

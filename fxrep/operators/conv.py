@@ -59,9 +59,7 @@ def _conv(
     dtype: torch.dtype | None = None,
 ) -> Linear:
     pads = _pads(padding, weight.shape[2:], dilation)
-    conv = ConvMap.conv(
-        weight.detach(), stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode
-    )
+    conv = ConvMap.conv(weight.detach(), stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode)
     shift = torch.zeros((), dtype=torch.float64) if bias is None else bias.detach().double()
 
     def combine(form: Form) -> Form:

@@ -34,11 +34,13 @@ def batch_norm_function(op: Operator) -> Linear:
         )
     if training is not False:
         raise Illegal(f"{op.program.describe(op.node)} normalises by the batch: call .eval()")
-    tensors = [
-        None if t is None else op.constant(t, what)
-        for t, what in ((mean, "mean"), (var, "variance"), (w, "weight"), (b, "bias"))
-    ]
-    return _batch_norm(op, x, *tensors, eps)
+
+    def tensor(argument: object, what: str) -> Tensor | None:
+        return None if argument is None else op.constant(argument, what)
+
+    return _batch_norm(
+        op, x, tensor(mean, "mean"), tensor(var, "variance"), tensor(w, "weight"), tensor(b, "bias"), eps
+    )
 
 
 def _batch_norm(

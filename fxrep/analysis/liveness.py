@@ -1,0 +1,140 @@
+"""What nothing computes with any more once a plan is carried out: modules, parameters and buffers, by path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from ..capture.scopes import Edits
+from ..capture.tracer import Call, Piece, join
+from .program import Program
+
+
+@dataclass
+class Liveness:
+    """Collects, program by program, what still runs and what ran and does not any more."""
+
+    live: set[nn.Module] = field(default_factory=set)
+    dead: dict[nn.Module, str] = field(default_factory=dict)
+    live_tensors: set[int] = field(default_factory=set)
+    dead_tensors: dict[int, str] = field(default_factory=dict)
+
+    def add(self, program: Program, edits: Edits, rewritten: Iterable[Call]) -> None:
+        """Take a program with its edits into account; ``rewritten`` calls get a forward without what vanishes."""
+        piece, rewritten = program.piece, set(rewritten)
+        vanished = _dead_calls(program, edits)
+        for call in piece.calls:
+            self._module(call.module, join(piece.path, call.path), call in vanished)
+        for node in program.nodes:
+            gone = node in edits.gone
+            module = program.module(node)
+            if module is not None:
+                dropped = gone or node in edits.sites or (node in edits.passing and piece.call_of[node] in rewritten)
+                self._module(module, join(piece.path, str(node.target)), dropped)
+            tensor = program.tensor(node) if node.op == "get_attr" else None
+            if tensor is not None and gone:
+                self.dead_tensors[id(tensor)] = join(piece.path, str(node.target))
+            elif tensor is not None:
+                self.live_tensors.add(id(tensor))
+
+    def _module(self, module: nn.Module, path: str, dead: bool) -> None:
+        if dead:
+            self.dead[module] = path
+        else:
+            self.live.add(module)
+
+    def removals(self, rewritten: dict[str, nn.Module], pinned: Callable[[str], bool]) -> list[str]:
+        """Paths of modules and tensors to take out, outermost first.
+
+        A module is taken out of a module whose forward is ``rewritten`` and does not call it any more, unless other
+        code that stays may: a method that the old forward went through, or code around it that ``pinned`` it.
+        """
+        removed: dict[str, None] = {}
+        for module, path in sorted(self.dead.items(), key=lambda item: item[1].count(".")):
+            if any(outer in removed for outer in _prefixes(path)) or not self.live.isdisjoint(module.modules()):
+                continue
+            owner = next((p for p in _prefixes(path) if p in rewritten), None)
+            if owner is None or pinned(path):
+                continue
+            first = path.removeprefix(owner).strip(".").split(".")[0]
+            if first not in reachable_names(rewritten[owner], but_forward=True):
+                removed[path] = None
+        tensors = (path for key, path in self.dead_tensors.items() if key not in self.live_tensors)
+        return [*removed, *(t for t in tensors if not any(outer in removed for outer in _prefixes(t)))]
+
+
+def dead_tensors(model: nn.Module, replaced: Iterable[str]) -> list[Tensor]:
+    """The parameters and buffers that ``model`` holds at or under the paths in ``replaced`` and nowhere else."""
+    gone = set(replaced)
+    kept: set[int] = set()
+    found: list[Tensor] = []
+    for name, tensor in (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ):
+        if name in gone or any(outer in gone for outer in _prefixes(name)):
+            found.append(tensor)
+        else:
+            kept.add(id(tensor))
+    return [tensor for tensor in found if id(tensor) not in kept]
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    """The paths of the modules around ``path``, innermost first."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _dead_calls(program: Program, edits: Edits) -> set[Call]:
+    """Calls of which nothing is computed any more."""
+    piece: Piece = program.piece
+    idle: set[fx.Node] = edits.gone.keys() | edits.droppable
+    dead: set[Call] = set()
+    for call in piece.calls:
+        inside = program.nodes[slice(*piece.span(call, program.position))]
+        some = any(n in edits.gone for n in inside)
+        if call.parent in dead or (some and all(n in idle for n in inside)):
+            dead.add(call)
+    return dead
+
+
+def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
+    """The names that ``module.forward`` mentions, and the methods and functions that it goes through.
+
+    Without those of ``forward`` itself if ``but_forward``.
+    """
+    found: set[str] = set()
+    forward = getattr(type(module), "forward", None)
+    waiting: list[object] = [forward]
+    seen: set[FunctionType] = set()
+    while waiting:
+        function = waiting.pop()
+        ours = isinstance(function, FunctionType) and not (function.__module__ or "").startswith("torch.")
+        if not ours or not isinstance(function, FunctionType) or function in seen:
+            continue
+        seen.add(function)
+        names = _names(function)
+        if not (but_forward and function is forward):
+            found |= names
+        for name in names:
+            inner: Any = vars(module).get(name) or getattr(type(module), name, None)
+            inner = inner or function.__globals__.get(name)
+            waiting.append(getattr(inner, "__func__", inner))
+    return found
+
+
+def _names(function: object) -> set[str]:
+    """The attribute names that a function's code mentions."""
+    code = getattr(function, "__code__", None)
+    found: set[str] = set()
+    waiting = [code] if isinstance(code, CodeType) else []
+    while waiting:
+        code = waiting.pop()
+        found |= set(code.co_names)
+        waiting += [c for c in code.co_consts if isinstance(c, CodeType)]
+    return found
