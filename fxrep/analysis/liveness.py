@@ -109,23 +109,29 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
     Without those of ``forward`` itself if ``but_forward``.
     """
     found: set[str] = set()
-    forward = getattr(type(module), "forward", None)
+    forward: Any = getattr(type(module), "forward", None)
     waiting: list[object] = [forward]
     seen: set[FunctionType] = set()
     while waiting:
-        function = waiting.pop()
-        ours = isinstance(function, FunctionType) and not (function.__module__ or "").startswith("torch.")
-        if not ours or not isinstance(function, FunctionType) or function in seen:
+        function = _users_function(waiting.pop())
+        if function is None or function in seen:
             continue
         seen.add(function)
         names = _names(function)
         if not (but_forward and function is forward):
             found |= names
         for name in names:
-            inner: Any = vars(module).get(name) or getattr(type(module), name, None)
-            inner = inner or function.__globals__.get(name)
-            waiting.append(getattr(inner, "__func__", inner))
+            places = (vars(module), {name: getattr(type(module), name, None)}, function.__globals__)
+            waiting += [place[name] for place in places if name in place]
     return found
+
+
+def _users_function(value: object) -> FunctionType | None:
+    """``value`` as a Python function that is not torch's own."""
+    value = getattr(value, "__func__", value)
+    if isinstance(value, FunctionType) and not (value.__module__ or "").startswith("torch."):
+        return value
+    return None
 
 
 def _names(function: object) -> set[str]:
