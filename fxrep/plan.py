@@ -169,13 +169,20 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             if not placement.in_place:
                 sources = (t.source for t in placement.region.form.terms)
                 edits.sites[placement.site] = list(zip(merge.names, sources, strict=True))
+    recomputed = {*edits.gone, *edits.sites}
     for node in reversed(program.nodes):
-        if node not in edits.gone and node.users and node.op != "placeholder":
-            unread = all(u in edits.gone or u in edits.passing or u in edits.sites for u in node.users)
-            linear = analysis.linear.get(node)
-            passes = linear is not None and linear.absorbs and not linear.kind
-            if unread and (node.op == "get_attr" or passes or program.constant(node) is not None):
-                edits.gone[node] = None
+        if node in edits.gone or not node.users or node.op == "placeholder":
+            continue
+        linear = analysis.linear.get(node)
+        if linear is not None and linear.absorbs and not linear.kind:
+            unread = all(user in recomputed for user in node.users)
+        elif node.op == "get_attr" or program.constant(node) is not None:
+            unread = all(user in recomputed or user in edits.passing for user in node.users)
+        else:
+            continue
+        if unread:
+            edits.gone[node] = None
+            recomputed.add(node)
     return edits
 
 

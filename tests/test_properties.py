@@ -1,4 +1,4 @@
-"""The two properties: legal programs merge into exactly what the algebra predicts, illegal ones are never merged wrongly.
+"""The two properties: legal programs merge into what the algebra predicts, illegal ones are never merged wrongly.
 
 CI runs 2,000 examples of each, always the same ones. ``python -m tests.long_run --examples 100000`` runs as many others
 as you like and records them.
@@ -100,9 +100,7 @@ def check_low_precision(program: Program) -> None:
 def require_counts(model: nn.Module, program: Program, predicted: dict[str, int]) -> None:
     counts = count_ops(model, *copies(program.inputs()))
     found = {kind: counts[kind] for kind in predicted}
-    assert found == predicted, (
-        f"{found} instead of the predicted {predicted}\n{fxrep.report(model) if hasattr(model, '_fxrep_report') else ''}"
-    )
+    assert found == predicted, f"{found} instead of the predicted {predicted}\n{fxrep.report(model)}"
 
 
 # ------------------------------------------------------------------------------------------------------- property two

@@ -54,10 +54,10 @@ def is_torch(node: fx.Node) -> bool:
         return True
     if node.op != "call_function":
         return False
-    home = getattr(node.target, "__module__", None) or ""
-    return home.startswith(("torch", "_operator", "operator", "math")) or isinstance(
-        node.target, type(torch.relu) | type(len)
-    )
+    home = getattr(node.target, "__module__", None)
+    if home is None:  # torch's own C functions have none
+        return isinstance(node.target, type(torch.relu))
+    return home.split(".")[0] in ("torch", "_operator", "operator", "math", "builtins")
 
 
 def only_asserts(node: fx.Node) -> bool:
@@ -76,8 +76,22 @@ def is_deterministic(node: fx.Node) -> bool:
     )
 
 
+def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:
+    """The operands that a ``torch.ops`` operator declares to write to, or to alias; None if it is something else."""
+    overload = getattr(node.target, "default", node.target)
+    if not isinstance(overload, torch._ops.OpOverload):
+        return None
+    arguments = overload._schema.arguments
+    marked = {a.name for a in arguments if a.alias_info is not None and (a.alias_info.is_write or not write)}
+    given = {a.name: v for a, v in zip(arguments, node.args, strict=False)} | dict(node.kwargs)
+    return [n for name, value in given.items() if name in marked for n in iterate(value)]
+
+
 def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     """The operands that a node may write to."""
+    declared = _by_schema(node, write=True)
+    if declared is not None:
+        return declared
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
     first = list(iterate(node.args[:1])) or list(iterate(node.kwargs.get("input")))
@@ -97,6 +111,9 @@ def may_alias(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     """The operands that a node's value may share memory with."""
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
+    declared = _by_schema(node, write=False)
+    if declared is not None:
+        return declared
     written = may_write(node, module)
     if module is not None:
         fresh = isinstance(module, FRESH_MODULES) and type(module).__module__.startswith("torch.nn.")

@@ -38,7 +38,7 @@ class Liveness:
             tensor = program.tensor(node) if node.op == "get_attr" else None
             if tensor is not None and gone:
                 self.dead_tensors[id(tensor)] = join(piece.path, str(node.target))
-            elif tensor is not None:
+            elif tensor is not None and node.users:
                 self.live_tensors.add(id(tensor))
 
     def _module(self, module: nn.Module, path: str, dead: bool) -> None:

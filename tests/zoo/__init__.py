@@ -1,0 +1,1 @@
+"""The zoo: every architecture of timm and torchvision, with random weights, through ``fxrep.reparameterize``."""

@@ -1,0 +1,280 @@
+"""One model of the zoo through ``fxrep.reparameterize``: everything that is promised, measured and judged."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+import fxrep
+from fxrep.capture import capture, structural_copy
+from tests.counting import count_ops
+from tests.helpers import relative_error
+from tests.zoo.models import VALUES, Case, Inputs, build, outputs, possible_inputs
+
+WELL_CONDITIONED = 1e-3  # the original's own float32 error
+LISTENING = 1e-3  # by how much its output has to differ between two inputs
+FACTOR = 4.0
+FLOOR = 32 * torch.finfo(torch.float32).eps
+SLOWER = 3.0
+SECONDS = 30.0
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+def fingerprint() -> str:
+    """A hash of the sources of fxrep."""
+    digest = hashlib.sha256()
+    root = Path(fxrep.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def measure(case: Case, stage: Callable[[str], None]) -> Row:
+    """The row of one model. ``stage`` is told what is being done, for those who wait."""
+    torch.set_num_threads(1)
+    row: Row = {}
+    at = "build"
+
+    def enter(name: str) -> None:
+        nonlocal at
+        at = name
+        stage(name)
+
+    try:
+        with torch.no_grad():
+            _measure(case, row, enter)
+        row["failures"] = judge(row)
+    except Exception as error:
+        row["failures"] = ["raised" if at == "pass" else at]
+        row["problem"] = f"{type(error).__name__}: {error}"[:500]
+        row["traceback"] = traceback.format_exc()[-3000:]
+    return row
+
+
+def _measure(case: Case, row: Row, enter: Callable[[str], None]) -> None:
+    enter("build")
+    model = build(case)
+    row["parameters"] = sum(p.numel() for p in model.parameters())
+    enter("original")
+    shape, make = _accepted(case, model)
+    row["input"] = shape
+    called: set[nn.Module] = set()
+    expected, reference = _prepare(case, model, make, row, called)
+    inputs = make(0)
+    before = _operators(model, inputs)
+
+    enter("trace")
+    _warm_up()
+    _time_others(model, row)
+
+    state = _checksum(model)
+    enter("pass")
+    merged, row["seconds_pass"] = _timed(lambda: fxrep.reparameterize(model))
+
+    enter("merged")
+    found = _run(case, merged, inputs, torch.float32)
+    after = _operators(merged, inputs)
+    row["shapes"] = [t.shape for t in found] == [t.shape for t in expected]
+    if row["shapes"]:
+        row["error"] = _worst(found, expected if reference is None else reference)
+    row["class"] = isinstance(merged, type(model)) and type(merged).__name__ == type(model).__name__
+    for kind in ("conv", "norm", "add"):
+        row[f"{kind}s"] = [before[kind], after[kind]]
+
+    enter("compare")
+    again = _run(case, model, inputs, torch.float32)
+    equal = len(again) == len(expected) and all(map(torch.equal, again, expected))
+    row["unchanged"] = _checksum(model) == state and equal
+    theirs = {t.untyped_storage().data_ptr() for _, t in _state(model) if t.numel()}
+    row["shares"] = [name for name, t in _state(merged) if t.numel() and t.untyped_storage().data_ptr() in theirs][:5]
+
+    enter("report")
+    report = fxrep.report(merged)
+    row["opaque"] = report.opaque
+    row["merges"] = len(report.merged)
+    row["proof"] = max((m.error for m in report.merged), default=0.0)
+    row["kept_norms"], row["kept_adds"] = _reasons(report, "norm"), _reasons(report, "add")
+    alive = {name for name, module in model.named_modules(remove_duplicate=False) if module in called}
+    row["unexplained"] = _unexplained(merged, report, alive)
+    str(report)
+    row["pieces"] = [piece.path for piece in capture(structural_copy(model))[0]]
+
+
+def judge(row: Row) -> list[str]:
+    """What a measured model fails; empty if all is well."""
+    own = row["own_error"]
+    failures = {
+        "shapes": not row["shapes"],
+        "wrong": row["shapes"] and not row["error"] <= FACTOR * own + FLOOR,
+        "changed": not row["unchanged"],
+        "shares": bool(row["shares"]),
+        "class": not row["class"],
+        "unexplained": bool(row["unexplained"]),
+        "more": any(after > before for before, after in (row["convs"], row["norms"], row["adds"])),
+    }
+    return [name for name, failed in failures.items() if failed]
+
+
+def slow(row: Row) -> bool:
+    """Whether the pass took longer than is promised: three times a plain trace and deepcopy, or 30 s."""
+    if "seconds_pass" not in row:
+        return False
+    if row["seconds_pass"] > SECONDS and row["parameters"] < 100e6:
+        return True
+    return row["seconds_trace"] is not None and slowness(row) > SLOWER
+
+
+def slowness(row: Row) -> float:
+    """The seconds of the pass over those of a plain trace and deepcopy."""
+    return float(row["seconds_pass"] / (row["seconds_trace"] + row["seconds_deepcopy"]))
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+def _accepted(case: Case, model: nn.Module) -> tuple[str, Callable[[int], Inputs]]:
+    """The smallest input that the model runs on."""
+    errors = []
+    for shape, make in possible_inputs(case, model):
+        try:
+            _run(case, model, make(0), torch.float32)
+        except Exception as error:  # noqa: PERF203
+            errors.append(f"{shape}: {type(error).__name__}: {error}"[:200])
+        else:
+            return shape, make
+    raise RuntimeError("no input is accepted: " + "; ".join(errors))
+
+
+def _prepare(
+    case: Case, model: nn.Module, make: Callable[[int], Inputs], row: Row, called: set[nn.Module]
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Give the model values for which its output says something; returns that, in float32 and float64."""
+    initial = {name: t.clone() for name, t in _state(model)}
+    inputs, other = make(0), make(1)
+    for give in VALUES:
+        for name, tensor in _state(model):
+            tensor.copy_(initial[name])
+        try:
+            give(model, inputs)
+        except Exception:  # a model that cannot be calibrated
+            if give is not VALUES[-1]:
+                continue
+            raise
+        model.eval()
+        row["values"] = give.__name__
+        expected = _run(case, model, inputs, torch.float32)
+        hook = nn.modules.module.register_module_forward_pre_hook(lambda module, _: called.add(module))
+        try:
+            row["signal"] = _worst(_run(case, model, other, torch.float32), expected)
+        finally:
+            hook.remove()
+        reference = _reference(case, model, inputs, row)
+        row["own_error"] = 0.0 if reference is None else _worst(expected, reference)
+        if row["own_error"] <= WELL_CONDITIONED and LISTENING <= row["signal"] < float("inf"):
+            break
+    return expected, reference
+
+
+def _reference(case: Case, model: nn.Module, inputs: Inputs, row: Row) -> list[Tensor] | None:
+    try:
+        return _run(case, copy.deepcopy(model).double(), inputs, torch.float64)
+    except Exception as error:  # float32 is written into some forwards: then the original itself is the reference
+        row["reference"] = f"no float64: {type(error).__name__}: {error}"[:200]
+        return None
+
+
+def _run(case: Case, model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    return outputs(case, model, _cast(inputs, dtype), dtype)
+
+
+def _operators(model: nn.Module, inputs: Inputs) -> dict[str, int]:
+    torch.manual_seed(0)
+    return dict.fromkeys(("conv", "norm", "add"), 0) | count_ops(model, *_cast(inputs, torch.float32))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """A copy, for models that write to their input."""
+    return value.to(dtype, copy=True) if isinstance(value, Tensor) else type(value)(_cast(v, dtype) for v in value)
+
+
+def _worst(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest relative error of any output."""
+    pairs = zip(found, expected, strict=True)
+    return max((relative_error(a, b) for a, b in pairs if b.is_floating_point() and b.numel()), default=0.0)
+
+
+def _timed(function: Callable[[], T]) -> tuple[T, float]:
+    """The result, and the seconds of processor time: other processes do not count."""
+    gc.collect()
+    start = time.process_time()
+    result = function()
+    return result, round(time.process_time() - start, 4)
+
+
+def _time_others(model: nn.Module, row: Row) -> None:
+    """The seconds of a deepcopy, and of a plain trace where that works."""
+    copied, row["seconds_deepcopy"] = _timed(lambda: copy.deepcopy(model))
+    try:
+        _, row["seconds_trace"] = _timed(lambda: fx.symbolic_trace(copied))
+    except Exception as error:
+        row["seconds_trace"] = None
+        row["trace_error"] = f"{type(error).__name__}: {error}"[:200]
+
+
+def _warm_up() -> None:
+    """The first of everything loads code."""
+    block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    fx.symbolic_trace(copy.deepcopy(block))
+    fxrep.reparameterize(block)
+
+
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _checksum(model: nn.Module) -> str:
+    """Of every parameter and buffer, of ``state_dict``'s keys and of the module tree."""
+    digest = hashlib.sha256()
+    for name, tensor in _state(model):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.requires_grad}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(repr([*model.state_dict()]).encode())
+    digest.update(repr([(name, type(m).__qualname__, m.training) for name, m in model.named_modules()]).encode())
+    return digest.hexdigest()
+
+
+def _reasons(report: fxrep.Report, kind: str) -> dict[str, tuple[int, str]]:
+    """How often each reason is given, without the names in it, and for what."""
+    counts: dict[str, tuple[int, str]] = {}
+    for kept in report.kept:
+        if kept.kind == kind:
+            reason = re.sub(r"(\w+ )?'[^']*'|\w+ in forward", "…", kept.reason)
+            count, first = counts.get(reason, (0, f"{kept.name}: {kept.reason}"))
+            counts[reason] = count + 1, first
+    return counts
+
+
+def _unexplained(merged: nn.Module, report: fxrep.Report, alive: set[str]) -> list[str]:
+    """The batch norms of the result that run and about which the report says nothing."""
+    explained = {kept.name.split("'")[1] for kept in report.kept if kept.kind == "norm" and "'" in kept.name}
+    paths: dict[nn.Module, set[str]] = {}
+    for name, module in merged.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            paths.setdefault(module, set()).add(name)
+    missing = []
+    for names in paths.values():
+        ancestors = {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)}
+        if names & alive and not names & explained and not ancestors & report.opaque.keys():
+            missing.append(min(names))
+    return missing
