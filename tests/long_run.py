@@ -4,7 +4,8 @@
 
 runs both properties on fresh random seeds, half a thousand examples at a time, with a progress line on stderr. The
 record is written after every batch and adds up over runs of the same code: stop it at any time and start it again until
-the record says 100,000 of each. A run of other code (``fxrep/`` or the strategies changed) or ``--fresh`` begins at zero.
+the record says 100,000 of each. A run of other code (``fxrep/`` or the strategies changed), or ``--fresh``, begins at
+zero.
 """
 
 from __future__ import annotations

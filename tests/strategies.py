@@ -492,7 +492,7 @@ class Kind:
 
 class NonLinear(Kind):
     hows = ("relu", "F.relu_", "nn.ReLU", "nn.ReLU inplace", ".relu_", "sigmoid", "abs", "clamp", "round", "float32",
-            "softmax", "square", "unused relu_", "max_pool", "cumsum", "flip", "roll", "sort", "minus mean")  # fmt: skip
+            "softmax", "square", "unused relu_", "max_pool", "cumsum", "flip", "roll", "sort", "-mean")  # fmt: skip
 
     def prepare(self, model: Model, hazard: Hazard, generator: torch.Generator) -> None:
         if hazard.how.startswith("nn."):
@@ -517,7 +517,7 @@ class NonLinear(Kind):
             "flip": lambda: v.flip(-1),
             "roll": lambda: torch.roll(v, 1, -1),
             "sort": lambda: v.sort(1)[0],
-            "minus mean": lambda: v - v.mean(-1, keepdim=True),
+            "-mean": lambda: v - v.mean(-1, keepdim=True),
         }.get(hazard.how, lambda: v)()
 
 

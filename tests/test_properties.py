@@ -73,11 +73,12 @@ def check_legal(program: Program) -> None:
     assert_unchanged(model, state)
     require_same(run(model, inputs), expected)
 
-    for policy in ("default", "macs"):
-        other = fxrep.reparameterize(model, policy=policy)
-        require_same(run(other, inputs), expected)
-        assert count_ops(other, *copies(inputs))["conv"] <= before["conv"], policy
-    assert count_macs(other, inputs) <= count_macs(model, inputs)
+    policy = ("default", "macs")[program.seed % 2]
+    other = fxrep.reparameterize(model, policy=policy)
+    require_same(run(other, inputs), expected)
+    assert count_ops(other, *copies(inputs))["conv"] <= before["conv"]
+    if policy == "macs":
+        assert count_macs(other, inputs) <= count_macs(model, inputs)
     if program.dtype != "float64":
         check_low_precision(program)
 

@@ -7,22 +7,58 @@ what survives the rewrite is ever copied.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from types import FunctionType
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
+ATOMIC = {type(None), bool, int, float, complex, str, bytes, type, FunctionType, torch.dtype, torch.device}
+# A class that copies or pickles in its own way is left to do so.
+PROTOCOL = {
+    name: getattr(nn.Module, name, None)
+    for name in ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__new__")
+}
+
 
 def structural_copy(model: M) -> M:
     """A deep copy of ``model`` whose parameters and registered buffers are the caller's own tensors."""
-    return copy.deepcopy(model, {id(t): t for t in registered_tensors(model)} | _caches(model))
+    copied: M = _copy(model, {id(t): t for t in registered_tensors(model)} | _caches(model))
+    return copied
 
 
 def owning_copy(model: M, except_for: Iterable[Tensor] = ()) -> M:
     """A deep copy of ``model`` that shares the tensors ``except_for``, which the caller is about to drop from it."""
-    return copy.deepcopy(model, {id(t): t for t in except_for} | _caches(model))
+    copied: M = _copy(model, {id(t): t for t in except_for} | _caches(model))
+    return copied
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    """``copy.deepcopy``, several times as fast on what modules are made of: modules, dictionaries and plain values."""
+    kind = type(value)
+    if kind in ATOMIC:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind is dict or kind is OrderedDict:
+        copied: dict[Any, Any] = kind()
+        memo[id(value)] = copied
+        copied.update((_copy(k, memo), _copy(v, memo)) for k, v in value.items())
+        return copied
+    if kind is list:
+        items: list[Any] = []
+        memo[id(value)] = items
+        items.extend(_copy(item, memo) for item in value)
+        return items
+    if isinstance(value, nn.Module) and all(getattr(kind, name, None) is ours for name, ours in PROTOCOL.items()):
+        memo[id(value)] = module = kind.__new__(kind)  # type: ignore[call-overload]
+        vars(module).update({key: _copy(v, memo) for key, v in vars(value).items()})
+        return module
+    return copy.deepcopy(value, memo)
 
 
 def _caches(model: nn.Module) -> dict[int, object]:

@@ -242,6 +242,10 @@ class Tracer(fx.Tracer):
         return TensorProxy(self, self.create_node("get_attr", name, (), {}), attr_val)
 
     def create_arg(self, a: Any) -> Argument:
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if type(a) in (bool, int, float, str, type(None)):  # what most arguments are
+            return a  # type: ignore[no-any-return]
         if isinstance(a, Tensor) and id(a) in self.tensor_names:
             return self.create_node("get_attr", self.tensor_names[id(a)], (), {})
         return super().create_arg(a)

@@ -160,16 +160,12 @@ def _prepare(
     """Give the model values for which its output says something; returns that, in float32 and float64."""
     initial = {name: t.clone() for name, t in _state(model)}
     inputs, other = make(0), make(1)
-    for give in VALUES:
+    scores: dict[Any, float] = {}
+
+    def attempt(give: Any) -> tuple[list[Tensor], list[Tensor] | None]:
         for name, tensor in _state(model):
             tensor.copy_(initial[name])
-        try:
-            give(model, inputs)
-        except Exception:  # a model that cannot be calibrated
-            if give is not VALUES[-1]:
-                continue
-            raise
-        model.eval()
+        give(model, lambda: _run(case, model, inputs, torch.float32))
         row["values"] = give.__name__
         expected = _run(case, model, inputs, torch.float32)
         hook = nn.modules.module.register_module_forward_pre_hook(lambda module, _: called.add(module))
@@ -179,9 +175,15 @@ def _prepare(
             hook.remove()
         reference = _reference(case, model, inputs, row)
         row["own_error"] = 0.0 if reference is None else _worst(expected, reference)
+        return expected, reference
+
+    for give in VALUES:
+        result = attempt(give)
         if row["own_error"] <= WELL_CONDITIONED and LISTENING <= row["signal"] < float("inf"):
-            break
-    return expected, reference
+            return result
+        bad = max(row["own_error"], row["signal"]) == float("inf")
+        scores[give] = 0.0 if bad else min(row["signal"], 1.0) / max(row["own_error"], 1e-7)
+    return attempt(max(scores, key=lambda give: scores[give]))
 
 
 def _reference(case: Case, model: nn.Module, inputs: Inputs, row: Row) -> list[Tensor] | None:

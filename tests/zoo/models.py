@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.helpers import calibrate, randomize
+from tests.helpers import randomize
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = RESULTS / "sizes.json"
@@ -160,43 +160,60 @@ def possible_inputs(case: Case, model: nn.Module) -> Iterator[tuple[str, Callabl
 
 
 # --------------------------------------------------------------------------------------------------------------- values
-def first_values(model: nn.Module, inputs: Inputs) -> None:
-    """What training would give: random norm statistics, and no scale so near to zero that it hides its branch."""
+def calibrated_values(model: nn.Module, run: Callable[[], Any]) -> None:
+    """What training would give: norm statistics near those of the activations, so that a deep model neither amplifies
+    rounding nor forgets its input, and no scale so near to zero that it hides its branch."""
+    random_values(model, run)
+    generator = torch.Generator().manual_seed(4)
+
+    def calibrate(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        mean, var, x = module.running_mean, module.running_var, arguments[0]
+        values = x.transpose(0, 1).reshape(len(mean), -1)
+        if values.shape[1] < 8 or not values.isfinite().all():
+            return
+        spread = values.var(1)
+        spread.clamp_(min=float(spread.mean())).add_(1e-6)  # do not amplify a channel that hardly moves
+        var.copy_(spread * (0.7 + 0.7 * torch.rand(var.shape, generator=generator)))
+        mean.copy_(values.mean(1) + 0.2 * var.sqrt() * torch.randn(var.shape, generator=generator))
+
+    hooks = [m.register_forward_pre_hook(calibrate) for m in model.modules() if _has_statistics(m)]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def random_values(model: nn.Module, run: Callable[[], Any]) -> None:
+    """Norm statistics that have nothing to do with the activations."""
     randomize(model)
     _wake(model)
 
 
-def calibrated_values(model: nn.Module, inputs: Inputs) -> None:
-    """The same with the statistics of the activations, for models that would amplify rounding or lose the input."""
-    batch = tuple(torch.randn(4, *x.shape[1:], generator=torch.Generator().manual_seed(1)) for x in inputs)
-    _wake(model)
-    calibrate(model, *batch)
+def mild_values(model: nn.Module, run: Callable[[], Any]) -> None:
+    """As ``random_values`` with a fifth of its spread."""
+    random_values(model, run)
+    for module in filter(_has_statistics, model.modules()):
+        module.running_mean.mul_(0.2)
+        module.running_var.lerp_(torch.ones_like(module.running_var), 0.8)
+        if isinstance(getattr(module, "weight", None), Tensor):
+            module.weight.lerp_(torch.ones_like(module.weight), 0.8)
+        if isinstance(getattr(module, "bias", None), Tensor):
+            module.bias.mul_(0.2)
 
 
-def mild_values(model: nn.Module, inputs: Inputs) -> None:
-    """As ``first_values`` with a fifth of its spread."""
-    randomize(model)
-    _wake(model)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(getattr(module, "running_mean", None), Tensor):
-                module.running_mean.mul_(0.2)
-                module.running_var.lerp_(torch.ones_like(module.running_var), 0.8)
-                if isinstance(getattr(module, "weight", None), Tensor):
-                    module.weight.lerp_(torch.ones_like(module.weight), 0.8)
-                if isinstance(getattr(module, "bias", None), Tensor):
-                    module.bias.mul_(0.2)
+VALUES = (calibrated_values, random_values, mild_values)
 
 
-VALUES = (first_values, calibrated_values, mild_values)
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "running_mean", None), Tensor)
 
 
 def _wake(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point() and parameter.numel() and 0 < float(parameter.abs().max()) < TINY:
-                parameter.copy_(0.1 + 0.2 * torch.rand(parameter.shape, generator=generator))
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.numel() and 0 < float(parameter.abs().max()) < TINY:
+            parameter.copy_(0.1 + 0.2 * torch.rand(parameter.shape, generator=generator))
 
 
 # -------------------------------------------------------------------------------------------------------------- outputs

@@ -81,7 +81,7 @@ def _totals(rows: dict[str, Row], tested: dict[str, Row]) -> list[str]:
         line("largest error / own error", lambda part: f"{max((_ratio(row) for row in part), default=0):.1f}"),
         line("slower than promised", lambda part: sum(map(slow, part))),
         "",
-        f"{len(failed)} of {len(tested)} models fail; {len(rows) - len(tested)} more cannot be built or run as they are.",
+        f"{len(failed)} of {len(tested)} models fail; {len(rows) - len(tested)} more cannot be built or run.",
     ]
     versions = Counter((row["torch"], row["timm"], row["torchvision"], row["sources"]) for row in rows.values())
     for (torch, timm, torchvision, sources), count in versions.most_common():
@@ -137,8 +137,8 @@ def _all(rows: dict[str, Row]) -> list[str]:
         "",
         "## Every model",
         "",
-        "Error: relative to float64, the original's own and the merged model's. Seconds: of the pass, and over those of",
-        "a plain trace and deepcopy.",
+        "Error: relative to float64, the original's own and the merged model's. Seconds: of the pass, and over those",
+        "of a plain trace and deepcopy.",
         "",
         "| model | M | input | captured | convs | norms | adds | own error | error | seconds | × | |",
         "|---|---:|---|---|---|---|---|---|---|---:|---:|---|",
