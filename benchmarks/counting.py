@@ -14,17 +14,20 @@ CONVOLUTIONS = {
     *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("convolution", "_convolution", "convolution_overrideable", "_convolution_mode"),
     *("cudnn_convolution", "miopen_convolution", "mkldnn_convolution", "thnn_conv2d", "_conv_depthwise2d"),
+    *("_slow_conv2d_forward", "slow_conv3d_forward", "conv_depthwise3d", "miopen_depthwise_convolution"),
+    *("cudnn_convolution_relu", "cudnn_convolution_add_relu"),
 }
 BATCH_NORMS = {
     *("batch_norm", "_batch_norm_impl_index", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"),
     *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit_functional"),
     *("_batch_norm_no_update", "_batch_norm_with_update", "batch_norm_elemt"),
 }
+ADDS = {"add", "add_", "sub", "sub_"}
 
 
 @dataclass(frozen=True)
 class OpCounts:
-    """How many operators of each kind ran. `adds` are those of two tensors: a number added to a tensor is not one."""
+    """How many operators of each kind ran. `adds` are those (and the subtractions) of two tensors, not of numbers."""
 
     convolutions: int
     batch_norms: int
@@ -46,7 +49,7 @@ class OpCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.operators[name] += 1
-        self._adds += name in {"add", "add_"} and all(isinstance(arg, torch.Tensor) for arg in args[:2])
+        self._adds += name in ADDS and all(isinstance(arg, torch.Tensor) for arg in args[:2])
         return func(*args, **(kwargs or {}))
 
     @property
