@@ -21,7 +21,7 @@ ATOMIC = {type(None), bool, int, float, complex, str, bytes, type, FunctionType,
 # A class that copies or pickles in its own way is left to do so.
 PROTOCOL = {
     name: getattr(nn.Module, name, None)
-    for name in ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__new__")
+    for name in ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__new__")
 }
 
 
@@ -42,6 +42,8 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in ATOMIC:
         return value
+    if (kind is tuple or kind is set) and all(type(item) in ATOMIC for item in value):
+        return value if kind is tuple else set(value)
     if id(value) in memo:
         return memo[id(value)]
     if kind is dict or kind is OrderedDict:
@@ -56,7 +58,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         return items
     if isinstance(value, nn.Module) and all(getattr(kind, name, None) is ours for name, ours in PROTOCOL.items()):
         memo[id(value)] = module = kind.__new__(kind)  # type: ignore[call-overload]
-        vars(module).update({key: _copy(v, memo) for key, v in vars(value).items()})
+        module.__setstate__({key: _copy(v, memo) for key, v in vars(value).items()})
         return module
     return copy.deepcopy(value, memo)
 
