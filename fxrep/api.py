@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from .analysis.cost import PolicyName, policy_named
-from .capture import Tracer, check_model, owning_copy, structural_copy
+from .capture import Observation, Tracer, check_model, owning_copy, structural_copy
 from .plan import make_plan
 from .report import Report, make_report
 from .rewrite import rewrite
@@ -35,7 +35,8 @@ def reparameterize(
     Args:
         model: any ``nn.Module`` in eval mode. It is not changed, unless ``inplace``.
         example_inputs: the positional arguments of a call. Never needed; with them the outputs of the whole model
-            before and after are compared as well.
+            before and after are compared as well, and the number of axes of its values is known where the operators
+            leave it open.
         inplace: change ``model`` itself and return it. An error leaves it as it was.
         policy: when two branches become one convolution. ``"default"``: if it is estimated to be no slower;
             ``"macs"``: if there are no more multiply-accumulates; ``"kernels"``: whenever it is exact.
@@ -64,15 +65,15 @@ def reparameterize(
     check_model(model)
     rule = policy_named(policy)
     with torch.no_grad():
-        expected = None if example_inputs is None else _run(structural_copy(model), example_inputs)
-        plan = make_plan(structural_copy(model), rule, progress)
+        expected, observed = _observe(model, example_inputs)
+        plan = make_plan(structural_copy(model), rule, observed, progress)
         report = make_report(plan)
         result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
         undo = _Snapshot(result) if inplace else None
         try:
             rewrite(plan, result)
             if expected is not None and example_inputs is not None:
-                _require_equal(expected, _run(result, example_inputs))
+                _require_equal(expected, _run(_with_own_buffers(result), example_inputs))
         except BaseException:
             if undo:
                 undo.restore()
@@ -176,6 +177,22 @@ def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
         torch.manual_seed(0)
         output = model(*copy.deepcopy(inputs))
     return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+
+
+def _observe(model: nn.Module, inputs: tuple[Any, ...] | None) -> tuple[list[Tensor] | None, Observation | None]:
+    """Run the model, if there are inputs, and watch the values go by."""
+    if inputs is None:
+        return None, None
+    if not isinstance(inputs, tuple):
+        raise TypeError(f"example_inputs is a tuple of the arguments of a call, not a {type(inputs).__name__}")
+    observed, copied = Observation(), _with_own_buffers(model)
+    observed.watch(copied)
+    return _run(copied, inputs), observed
+
+
+def _with_own_buffers(model: M) -> M:
+    """A copy to run: a forward may write to buffers, not to parameters."""
+    return owning_copy(model, except_for=model.parameters())
 
 
 def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | None = None) -> Verification:

@@ -21,6 +21,7 @@ from .analysis.liveness import Liveness, dead_tensors
 from .analysis.placement import Placement, Usage, place
 from .analysis.program import Program
 from .analysis.regions import Analysis, Region
+from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import Call, Piece, capture, join
 from .convmap import Cast, ConvMap, Illegal
@@ -77,10 +78,15 @@ class Plan:
         return dead_tensors(self.model, (*self.removals, *self.replaced()))
 
 
-def make_plan(model: nn.Module, policy: Policy, progress: Callable[[int, int], None] | None = None) -> Plan:
+def make_plan(
+    model: nn.Module,
+    policy: Policy,
+    observed: Observation | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
     """Plan the merges of ``model``, a structural copy that nobody else runs."""
     pieces, opaque = capture(model)
-    analyses = [Analysis(Program(piece), policy) for piece in pieces]
+    analyses = [Analysis(Program(piece, observed), policy) for piece in pieces]
     names = {module: name for name, module in reversed([*model.named_modules()])}
     plan = Plan(model, pieces, opaque, analyses, Usage(pieces, {names[m]: m for m in opaque if m in names}))
     by_program = {analysis.program: analysis for analysis in analyses}

@@ -233,7 +233,7 @@ def predict(program: Program) -> dict[str, int]:
     alone = [b for b in used if b.source not in convolved]
     kept = [step for b in alone for step in b.steps]
     merging = any(sum(b.source == source for b in used) > 1 for source in convolved)
-    scaled = any(isinstance(n, Sum) and n.steps for _, n in nodes(program.tree))
+    scaled = any(step not in PASSING for _, n in nodes(program.tree) if isinstance(n, Sum) for step in n.steps)
     adds = len(convolved) + len(alone) - 1
     if alone and isinstance(program.tree, Sum):
         kept += program.tree.steps
@@ -1183,16 +1183,18 @@ def _other_conv(draw: st.DrawFn, program: Program, branch: int) -> Conv:
     conv = program.branches[branch].conv
     assert conv is not None
     stride, extents = list(conv.stride), list(conv.extents)
+    keep = draw(st.booleans())  # the stride, where another extent gives the same size
     for axis, (h, o) in enumerate(zip(program.size, program.out_size, strict=True)):
         choices = [
             (s, e)
-            for s in (1, 2, 3)
+            for s in ((conv.stride[axis],) if keep else (1, 2, 3))
             for e in range(-3, 4)
             if h - 1 + e >= 0 and (h - 1 + e) // s + 1 in (o, 1) and _axis_choices(e, 3)
         ]
+        choices.sort(key=lambda c: (c == (conv.stride[axis], conv.extents[axis]), (h - 1 + c[1]) // c[0] + 1 != o))
         stride[axis], extents[axis] = draw(st.sampled_from(choices))
-    mode = draw(st.sampled_from(MODES))
-    return draw(convs(conv.cin, draw(st.sampled_from((conv.cout, 1))), tuple(extents), tuple(stride), mode))
+    mode = draw(st.sampled_from((conv.mode, conv.mode, conv.mode, *MODES)))
+    return draw(convs(conv.cin, draw(st.sampled_from((conv.cout, conv.cout, 1))), tuple(extents), tuple(stride), mode))
 
 
 @st.composite

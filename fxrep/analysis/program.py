@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..capture.observe import Observation
 from ..capture.tracer import Piece, builtin_type, find_tensor, is_builtin, iterate
 from . import effects
 
@@ -23,7 +24,7 @@ from . import effects
 class Program:
     """One piece: ``nodes`` in order, ``position`` of each, ``modules`` by path."""
 
-    def __init__(self, piece: Piece) -> None:
+    def __init__(self, piece: Piece, observed: Observation | None = None) -> None:
         self.piece = piece
         self.modules = dict(piece.root.named_modules(remove_duplicate=False))
         self.nodes = list(piece.graph.nodes)
@@ -33,7 +34,7 @@ class Program:
         self._alias = _Classes()
         self._writes: dict[fx.Node, list[int]] = {}
         self._find_aliases_and_writes()
-        self.ranks = _infer_ranks(self)
+        self.ranks = _infer_ranks(self, observed.ranks(piece) if observed else {})
 
     # ------------------------------------------------------------------------------------------------------- look-up
     def module(self, node: fx.Node) -> nn.Module | None:
@@ -201,9 +202,8 @@ class _Classes:
         return self.lists.get(root, [root])
 
 
-def _infer_ranks(program: Program) -> dict[fx.Node, int]:
-    """The number of spatial axes of each value, where an operator on it tells."""
-    ranks: dict[fx.Node, int] = {}
+def _infer_ranks(program: Program, ranks: dict[fx.Node, int]) -> dict[fx.Node, int]:
+    """The number of spatial axes of each value, where it was observed or an operator on it tells."""
     same: list[tuple[fx.Node, fx.Node]] = []
     for node in program.nodes:
         module = program.module(node)

@@ -2,6 +2,7 @@
 
 from .checks import check_model
 from .clone import owning_copy, structural_copy
+from .observe import Observation
 from .tracer import Call, Piece, Tracer, capture
 
-__all__ = ["Call", "Piece", "Tracer", "capture", "check_model", "owning_copy", "structural_copy"]
+__all__ = ["Call", "Observation", "Piece", "Tracer", "capture", "check_model", "owning_copy", "structural_copy"]

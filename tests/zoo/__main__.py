@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import fxrep
 from tests.zoo import table
-from tests.zoo.measure import fingerprint, slow
+from tests.zoo.measure import SOURCES, slow
 from tests.zoo.models import Case, catalogue
 from tests.zoo.workers import run_all
 
@@ -42,10 +42,10 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> None:
     console = Console(width=160, highlight=False, soft_wrap=True)
-    sources, rows = fingerprint(), table.read()
+    rows = table.read()
     stamp = {
         "fxrep": fxrep.__version__,
-        "sources": sources,
+        "sources": SOURCES,
         **{package: version(package) for package in ("torch", "timm", "torchvision")},
     }
 
@@ -56,10 +56,10 @@ def _run(options: argparse.Namespace) -> None:
         row = rows.get(case.key)
         if options.failed and not (row and row["failures"]):
             continue
-        if not options.redo and row and (options.any_sources or row["sources"] == sources) and not options.failed:
+        if not options.redo and row and (options.any_sources or row["sources"] == SOURCES) and not options.failed:
             continue
         waiting.append(case)
-    console.print(f"{len(waiting)} of {len(cases)} models to do, fxrep sources {sources}")
+    console.print(f"{len(waiting)} of {len(cases)} models to do, fxrep sources {SOURCES}")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed = 0
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
         task = progress.add_task("zoo", total=len(waiting))
         for case, row in run_all(waiting, options.jobs, options.limit_seconds, options.limit_gigabytes):
             head = {"model": case.key, "library": case.library, "family": case.family, "parameters": case.parameters}
-            full = {**head, **row, **stamp, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+            full = {**head, **stamp, **row, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
             table.append(full)
             failed += bool(full["failures"])
             progress.update(task, advance=1, description=f"zoo, {failed} failed")

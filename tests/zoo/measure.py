@@ -40,10 +40,13 @@ def fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
+SOURCES = fingerprint()  # of what this process has loaded: a long run outlives edits
+
+
 def measure(case: Case, stage: Callable[[str], None]) -> Row:
     """The row of one model. ``stage`` is told what is being done, for those who wait."""
     torch.set_num_threads(1)
-    row: Row = {}
+    row: Row = {"sources": SOURCES}
     at = "build"
 
     def enter(name: str) -> None:
