@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from .analysis import effects
 from .analysis.cost import Policy
-from .analysis.forms import Term, place_shift
+from .analysis.forms import Form, Term, place_shift
 from .analysis.liveness import Liveness, dead_tensors
 from .analysis.placement import Placement, Usage, place
 from .analysis.program import Program
@@ -25,7 +25,7 @@ from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import Call, Piece, capture, join
 from .convmap import Cast, ConvMap, Illegal
-from .validate import TOLERANCE, relative_error, run_before, run_conv
+from .validate import TOLERANCE, Check, relative_error
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -175,6 +175,9 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             if not placement.in_place:
                 sources = (t.source for t in placement.region.form.terms)
                 edits.sites[placement.site] = list(zip(merge.names, sources, strict=True))
+    for node, form in analysis.forms.items():
+        if isinstance(form, Form) and form.source not in (None, node):
+            edits.aliases.setdefault(form.source, []).append(node)
     recomputed = {*edits.gone, *edits.sites}
     for node in reversed(program.nodes):
         if node in edits.gone or not node.users or node.op == "placeholder":
@@ -221,11 +224,12 @@ def build_modules(region: Region) -> list[nn.Module | None] | str:
     doubles = _Doubles(device)
     shift = region.form.shift.to(device)
     try:
-        values, expected = run_before(region, doubles.get, device)
+        check = Check(region, device)
+        expected = check.before(doubles.get)
         modules, weights = _convolutions(region, doubles.take, shift)
         found = [
-            x if conv is None else run_conv(conv, x, *parameters)
-            for x, conv, parameters in zip(values, modules, weights, strict=True)
+            check.samples[term.source] if conv is None else check.convolve(conv, term.source, *parameters)
+            for term, conv, parameters in zip(region.form.terms, modules, weights, strict=True)
         ]
         region.error = relative_error(expected, torch.stack(found).sum(0) if len(found) > 1 else found[0])
     except Exception as error:

@@ -1,8 +1,9 @@
 """Proof on the spot: a region before against the same region after, in float64, on random input.
 
-The input is as small as it can be with every tap of every kernel inside the image at some position and outside at
-another, so that borders count. Before runs the region's own operators, one by one; after runs the convolution modules
-that were built, with their weights before the cast to the model's type.
+The image is as small as it can be with every tap of every kernel inside it at some position and outside at another, so
+that borders count; of the output, at most three positions along each axis are computed: the first, the middle and the
+last. Before runs the region's own operators, one by one; after runs the convolution modules that were built, with their
+weights before the cast to the model's type.
 """
 
 from __future__ import annotations
@@ -22,22 +23,128 @@ from .convmap import Cast, ConvMap, correlate
 
 TOLERANCE = 1e-9
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
 
-def run_before(region: Region, double: Cast, device: torch.device) -> tuple[list[Tensor], Tensor]:
-    """Random values for the sources, in the order of the form's terms, and what the region makes of them.
 
-    ``double`` casts a weight to float64.
+class Check:
+    """Random values for a region's sources, and what is computed from them.
+
+    ``images`` are what convolutions read; ``samples``, what everything else reads: the values at the positions of the
+    output that are computed.
     """
-    generator = torch.Generator().manual_seed(0)
-    output = _output_size(region.convolutions)
-    values: dict[fx.Node, Tensor] = {}
-    for term in region.form.terms:
-        channels, size = _source_shape(region, term.map, output)
-        if term.source not in values:
-            x = torch.randn(1, channels, *size, generator=generator, dtype=torch.float64)
-            values[term.source] = x.to(device)
-    expected = _Before(region, values, double).run()
-    return [values[t.source] for t in region.form.terms], expected
+
+    def __init__(self, region: Region, device: torch.device) -> None:
+        self.region = region
+        convolutions = region.convolutions
+        output, self.every = _positions(convolutions)
+        sampled = tuple(-(-size // step) for size, step in zip(output, self.every, strict=True))
+        generator = torch.Generator().manual_seed(0)
+
+        def random(channels: int, size: Sequence[int]) -> Tensor:
+            return torch.randn(1, channels, *size, generator=generator, dtype=torch.float64).to(device)
+
+        self.images: dict[fx.Node, Tensor] = {}
+        self.samples: dict[fx.Node, Tensor] = {}
+        everywhere = (slice(None), slice(None), *(slice(None, None, step) for step in self.every))
+        for term in region.form.terms:
+            if isinstance(term.map, ConvMap) and term.source not in self.images:
+                self.images[term.source] = random(term.map.in_channels, term.map.input_size(output))
+                self.samples[term.source] = self.images[term.source][everywhere]
+        for term in region.form.terms:
+            if term.source not in self.samples:
+                self.samples[term.source] = random(convolutions[0].out_channels, sampled)
+
+    def before(self, double: Cast) -> Tensor:
+        """The region's output by its own operators; ``double`` casts a weight to float64."""
+        self.values: dict[fx.Node, Any] = dict(self.samples)
+        for node in self.region.nodes:
+            self.values[node] = self._evaluate(node, double)
+        result: Tensor = self.values[self.region.root]
+        return result
+
+    def convolve(self, conv: nn.Module, source: fx.Node, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What ``conv``, an ``nn.Conv``, makes of a source with the given weights."""
+        kind: Any = conv
+        return self._convolve(
+            self.images[source], weight, bias, kind.stride, kind.padding, kind.dilation, kind.groups, kind.padding_mode
+        )
+
+    def _evaluate(self, node: fx.Node, double: Cast) -> Any:
+        region = self.region
+        module: Any = region.program.module(node)
+
+        def value(n: fx.Node) -> Any:
+            return self._value(n, double)
+
+        if module is not None and builtin_type(module) in CONVOLUTIONS:
+            bias = None if module.bias is None else double(module.bias)
+            return self.convolve(module, self._image(node), double(module.weight), bias)
+        if node.target in FUNCTIONS:
+            given: dict[str, Any] = dict(zip(CONV_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+            weight = value(given["weight"])
+            bias = None if given.get("bias") is None else value(given["bias"])
+            rank = weight.dim() - 2
+            stride, padding, dilation = (
+                _spread(given.get(name, default), rank)
+                for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+            )
+            image = self.images[self._image(node)]
+            return self._convolve(image, weight, bias, stride, padding, dilation, given.get("groups", 1), "zeros")
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
+        if module is not None:
+            tensors = {n: double(t) for n, t in (*module.named_parameters(), *module.named_buffers())}
+            return functional_call(module, tensors, args, kwargs)
+        function: Any = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
+        return function(*args, **kwargs)
+
+    def _image(self, node: fx.Node) -> fx.Node:
+        """The source that a convolution reads, through what passes it on."""
+        (operand,) = self.region.linear[node].operands
+        while operand not in self.images:
+            (operand,) = self.region.linear[operand].operands
+        return operand
+
+    def _value(self, node: fx.Node, double: Cast) -> Any:
+        if node in self.values:
+            value = self.values[node]
+            return value.clone() if node in self.samples else value  # an in-place operator must not write to a source
+        program = self.region.program
+        if node.op == "get_attr":
+            tensor = program.tensor(node)
+            return None if tensor is None else double(tensor.detach())
+        constant = program.constant(node)
+        if constant is not None:
+            return constant
+        (operand,) = self.region.linear[node].operands  # passes a source on
+        return self._value(operand, double)
+
+    def _convolve(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int] | str,
+        dilation: Sequence[int],
+        groups: int,
+        mode: str,
+    ) -> Tensor:
+        counts = weight.shape[2:]
+        if padding == "same":
+            totals = [d * (k - 1) for d, k in zip(dilation, counts, strict=True)]
+            pads = [(total // 2, total - total // 2) for total in totals]
+        else:
+            pads = [(0, 0)] * len(counts) if isinstance(padding, str) else [(p, p) for p in padding]
+        if any(p for pair in pads for p in pair):
+            flat = [p for pair in reversed(pads) for p in pair]
+            x = F.pad(x, flat, mode="constant" if mode == "zeros" else mode)
+        steps = [s * step for s, step in zip(stride, self.every, strict=True)]
+        y = correlate(x, weight, steps, dilation, groups, counts)
+        return y if bias is None else y + bias.view(-1, *(1,) * len(counts))
+
+
+CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:
@@ -50,39 +157,8 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
     return float((difference / (size + floor + torch.finfo(torch.float64).tiny)).max())
 
 
-def run_conv(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``conv``, an ``nn.Conv``, computes with other weights, in float64."""
-    kind: Any = conv
-    padding = kind.padding
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(kind.dilation, kind.kernel_size, strict=True)]
-        pads = [(total // 2, total - total // 2) for total in totals]
-    elif padding == "valid":
-        pads = [(0, 0)] * len(kind.kernel_size)
-    else:
-        pads = [(p, p) for p in padding]
-    return _convolve(x, weight, bias, kind.stride, pads, kind.dilation, kind.groups, kind.padding_mode)
-
-
-def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    pads: Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-    groups: int,
-    mode: str,
-) -> Tensor:
-    if any(p for pair in pads for p in pair):
-        flat = [p for pair in reversed(pads) for p in pair]
-        x = F.pad(x, flat, mode="constant" if mode == "zeros" else mode)
-    y = correlate(x, weight, stride, dilation, groups, weight.shape[2:])
-    return y if bias is None else y + bias.view(-1, *(1,) * (y.dim() - 2))
-
-
-def _output_size(convolutions: Sequence[ConvMap]) -> tuple[int, ...]:
-    """The smallest output of which some position has each tap inside the image."""
+def _positions(convolutions: Sequence[ConvMap]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The size of the output of which some position has each tap inside the image, and the step between samples."""
     sizes: list[int] = []
     for axis in range(len(convolutions[0].taps)):
         size = 2
@@ -90,53 +166,12 @@ def _output_size(convolutions: Sequence[ConvMap]) -> tuple[int, ...]:
             taps, extent, stride = conv.taps[axis], conv.extent[axis], conv.stride[axis]
             reach = max(-taps.first, taps.last + extent, 0)
             size = max(size, -(-reach // stride) + 1, -(-(reach + extent) // stride) + 1)
-        sizes.append(size)
-    return tuple(sizes)
+        sizes.append(size if size < 4 else size + 1 - size % 2)
+    return tuple(sizes), tuple(1 if size < 4 else size // 2 for size in sizes)
 
 
-def _source_shape(region: Region, map: object, output: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    if isinstance(map, ConvMap):
-        return map.in_channels, map.input_size(output)
-    return region.convolutions[0].out_channels, output
-
-
-class _Before:
-    """Runs a region's own operators in float64."""
-
-    def __init__(self, region: Region, values: dict[fx.Node, Tensor], double: Cast) -> None:
-        self.region, self.values, self.double = region, dict(values), double
-
-    def run(self) -> Tensor:
-        for node in self.region.nodes:
-            self.values[node] = self._evaluate(node)
-        return self.values[self.region.root]
-
-    def _evaluate(self, node: fx.Node) -> Any:
-        module = self.region.program.module(node)
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self._value)
-        if module is not None:
-            return self._call(module, args, kwargs)
-        function: Any = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
-        return function(*args, **kwargs)
-
-    def _call(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        kind = builtin_type(module)
-        if kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-            conv: Any = module
-            bias = None if conv.bias is None else self.double(conv.bias)
-            x = args[0] if args else kwargs["input"]
-            return run_conv(conv, x, self.double(conv.weight), bias)
-        tensors = {n: self.double(t) for n, t in (*module.named_parameters(), *module.named_buffers())}
-        return functional_call(module, tensors, args, kwargs)
-
-    def _value(self, node: fx.Node) -> Any:
-        if node in self.values:
-            return self.values[node]
-        program = self.region.program
-        if node.op == "get_attr":
-            tensor = program.tensor(node)
-            return None if tensor is None else self.double(tensor.detach())
-        linear = self.region.linear.get(node)
-        if linear is not None and len(linear.operands) == 1:  # a pass-through between a source and its reader
-            return self._value(linear.operands[0])
-        return program.constant(node)
+def _spread(value: Any, rank: int) -> Any:
+    if isinstance(value, str):
+        return value
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values * rank if len(values) == 1 else values

@@ -13,4 +13,4 @@ __all__ = ["CONVS", "count_ops"]
 def count_ops(model: Callable[..., Any], *inputs: Any) -> Counter[str]:
     """How often a forward pass runs a "conv", a "norm" and an "add" (or subtraction) of two tensors."""
     counts = benchmarks.counting.count_ops(model, *inputs)
-    return Counter(conv=counts.convolutions, norm=counts.batch_norms, add=counts.adds)
+    return +Counter(conv=counts.convolutions, norm=counts.batch_norms, add=counts.adds)

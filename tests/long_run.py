@@ -73,6 +73,7 @@ def batch(name: str, examples: int, seed: int) -> tuple[dict[str, float], list[d
     """Run a batch of one property; returns its counts and its failure, minimised, if there is one."""
     strategy, check = PROPERTIES[name]
     last: list[str] = []
+    seen: dict[str, int] = {}
 
     @hypothesis.seed(seed)
     @settings(
@@ -88,6 +89,8 @@ def batch(name: str, examples: int, seed: int) -> tuple[dict[str, float], list[d
         try:
             check(case)
         except BaseException:
+            if not last:  # what follows is minimising
+                seen.update(properties.SEEN)
             last[:] = [repr(case)]
             raise
 
@@ -101,7 +104,7 @@ def batch(name: str, examples: int, seed: int) -> tuple[dict[str, float], list[d
         failures = [
             {"seed": seed, "example": last[-1] if last else "", "error": f"{type(error).__name__}: {error}"[:2000]}
         ]
-    counts = {key: properties.SEEN[key] for key in ("examples", "merged", "discarded")}
+    counts = {key: (seen if failures else properties.SEEN).get(key, 0) for key in ("examples", "merged", "discarded")}
     return counts | {"seconds": time.perf_counter() - started}, failures
 
 

@@ -50,6 +50,9 @@ class Immutable:
     def __deepcopy__(self, memo: Any) -> Immutable:
         return self
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what Hypothesis prints a failing example with
+        printer.text(repr(self))
+
 
 @dataclass(frozen=True)
 class Conv(Immutable):
@@ -672,7 +675,8 @@ class Shared(Kind):
     """A convolution, or a whole branch, is called again."""
 
     hows = ("conv, other norm", "conv, no norm", "conv, other input", "branch, same input", "branch, other input",
-            "conv, output", "conv on the sum", "same weight, new conv", "norm, other input")  # fmt: skip
+            "conv, output", "conv on the sum", "same weight, new conv", "norm, other input",
+            "behind the sum")  # fmt: skip
     needs_conv = True
 
     def prepare(self, model: Model, hazard: Hazard, generator: torch.Generator) -> None:
@@ -690,6 +694,9 @@ class Shared(Kind):
             run.extras.append(branch.conv(out))
         elif hazard.how == "norm, other input":
             return out + branch.steps(out)
+        elif hazard.how == "behind the sum":
+            for steps_behind in model.after.values():
+                out = out + steps_behind(out.abs())
         elif hazard.how == "same weight, new conv":
             return out + model.extra["other"](model.extra["twin"](source))
         else:

@@ -253,3 +253,18 @@ def test_example_inputs_are_accepted() -> None:
     assert relative_error(run(after, image(4).double()), run(after, image(4).double())) >= 0
     x = image().double()
     assert relative_error(run(after, x), run(model, x)) <= 1e-9
+
+
+def test_a_source_behind_a_pass_through_in_another_module() -> None:
+    """The block's own input is the Identity's output, not what went into the Identity."""
+
+    class Position(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv(x)
+
+    model = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Identity(), Position()), nn.ReLU())
+    assert_merged(randomize(model), image(), convs=1)

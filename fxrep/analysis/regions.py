@@ -141,7 +141,7 @@ class Analysis:
         """The form of ``operand`` as ``reader`` sees it."""
         writer = self.program.written_between(operand, operand, reader)
         if writer is not None and writer is not reader:
-            raise Illegal(f"{self.program.describe(writer)} writes to its input before it is read")
+            raise Illegal(f"{self.program.describe(writer)} may write to its input before it is read")
         form = self.forms[operand]
         if isinstance(form, Form) and form.source is not None:
             return form
@@ -253,5 +253,5 @@ class Analysis:
                 writer = program.written_between(term.source, writer, region.root)
             if writer is not None:
                 raise Illegal(
-                    f"{program.describe(writer)} writes to {program.describe(term.source)} before the merge is done"
+                    f"{program.describe(writer)} may write to {program.describe(term.source)} before the merge is done"
                 )

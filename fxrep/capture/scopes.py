@@ -23,13 +23,14 @@ class Edits:
 
     ``sites``: computed anew, as the sum of (name of a new child module or None, source). ``passing``: replaced by an
     operand. ``gone``: not computed, because of a site in the given call (None: nothing reads it any more).
-    ``droppable``: not needed where its operands are gone.
+    ``droppable``: not needed where its operands are gone. ``aliases``: the nodes that pass a node's value on.
     """
 
     sites: dict[fx.Node, list[tuple[str | None, fx.Node]]] = field(default_factory=dict)
     passing: dict[fx.Node, fx.Node] = field(default_factory=dict)
     gone: dict[fx.Node, Call | None] = field(default_factory=dict)
     droppable: set[fx.Node] = field(default_factory=set)
+    aliases: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
 
 
 @dataclass
@@ -191,6 +192,7 @@ class _Builder:
         return fx.map_arg(value, self._value)
 
     def _value(self, node: fx.Node) -> fx.Node:
-        if node not in self.values:
-            raise Illegal(f"a value that '{self.call.path or 'the model'}' needs is not handed to it")
-        return self.values[node]
+        for name in (node, *self.edits.aliases.get(node, ())):
+            if name in self.values:
+                return self.values[name]
+        raise Illegal(f"a value that '{self.call.path or 'the model'}' needs is not handed to it")
