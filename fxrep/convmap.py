@@ -172,13 +172,13 @@ class ConvMap:
         take = take or _copy
         taps = taps or self.taps
         shape = (self.out_channels, self.in_channels // self.groups, *(t.count for t in taps))
-        largest = max(self.parts, key=lambda part: part.weight.numel())
+        rest = sorted(self.parts, key=lambda part: part.weight.numel(), reverse=True)
+        largest = rest[0]
         if largest.groups == self.groups and largest.taps == taps:
             kernel = take(largest.weight).mul_(_per_channel(largest.scale, largest.weight.dim()))
-            rest = [part for part in self.parts if part is not largest]
+            del rest[0]
         else:
             kernel = torch.zeros(shape, dtype=torch.float64, device=largest.weight.device)
-            rest = list(self.parts)
         for part in rest:
             place = tuple(mine.within(whole) for mine, whole in zip(part.taps, taps, strict=True))
             index: Any = (Ellipsis, *place)

@@ -6,6 +6,7 @@ fails). A refused region becomes a barrier, the analysis runs again, and the pla
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -173,8 +174,10 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             edits.passing |= placement.passing
             edits.gone |= dict.fromkeys(placement.gone, call_of[placement.site])
             if not placement.in_place:
-                sources = (t.source for t in placement.region.form.terms)
-                edits.sites[placement.site] = list(zip(merge.names, sources, strict=True))
+                edits.sites[placement.site] = [
+                    (name, term.source, 1.0 if isinstance(term.map, ConvMap) else float(term.map.value))
+                    for name, term in zip(merge.names, placement.region.form.terms, strict=True)
+                ]
     for node, form in analysis.forms.items():
         if isinstance(form, Form) and form.source not in (None, node):
             edits.aliases.setdefault(form.source, []).append(node)
@@ -228,10 +231,10 @@ def build_modules(region: Region) -> list[nn.Module | None] | str:
         expected = check.before(doubles.get)
         modules, weights = _convolutions(region, doubles.take, shift)
         found = [
-            check.samples[term.source] if conv is None else check.convolve(conv, term.source, *parameters)
-            for term, conv, parameters in zip(region.form.terms, modules, weights, strict=True)
+            check.samples[term.source] * weight if conv is None else check.convolve(conv, term.source, weight, bias)
+            for term, conv, (weight, bias) in zip(region.form.terms, modules, weights, strict=True)
         ]
-        region.error = relative_error(expected, torch.stack(found).sum(0) if len(found) > 1 else found[0])
+        region.error = relative_error(expected, functools.reduce(torch.add, found))
     except Exception as error:
         return f"the check could not be run: {type(error).__name__}: {error}"
     if not region.error <= TOLERANCE:
@@ -269,14 +272,14 @@ class _Doubles:
 def _convolutions(
     region: Region, take: Cast, shift: Tensor
 ) -> tuple[list[nn.Module | None], list[tuple[Tensor, Tensor | None]]]:
-    """The module, kernel and bias of each term; no module for a term that is its source."""
+    """The module, kernel and bias of each term; no module, but a factor, for a multiple of its source."""
     shift_at = place_shift(region.form)
     modules: list[nn.Module | None] = []
     weights: list[tuple[Tensor, Tensor | None]] = []
     for i, term in enumerate(region.form.terms):
         if not isinstance(term.map, ConvMap):
             modules.append(None)
-            weights.append((shift, None))
+            weights.append((term.map.value.to(shift.device), None))
             continue
         taps, padding = term.map.layout()
         kernel = term.map.weight(taps, take)

@@ -19,6 +19,10 @@ def rewrite(plan: Plan, target: nn.Module) -> None:
         _put_forward(modules[join(piece.path, call.path)], scope)
     for path in plan.removals:
         _remove(target, path)
+    for call, (piece, scope) in plan.scopes.items():
+        path = join(piece.path, call.path)
+        if path and scope.passes_on(modules[path]) and not _has_weights(modules[path]):
+            _replace(target, path, nn.Identity().eval())
 
 
 def _paths(plan: Plan) -> set[str]:
@@ -70,10 +74,11 @@ def _remove(target: nn.Module, path: str) -> None:
         owner._buffers[name] = None
         if name == "running_mean" and isinstance(owner, nn.modules.batchnorm._NormBase):
             owner.num_batches_tracked = None
-    elif name in owner._modules:
-        if isinstance(owner, nn.Sequential | nn.ModuleList):
-            owner._modules[name] = nn.Identity().eval()
-            if isinstance(owner, nn.ModuleList) and all(type(m) is nn.Identity for m in owner.children()):
-                _remove(target, owner_path)
-        else:
-            del owner._modules[name]
+    elif isinstance(owner, nn.Sequential | nn.ModuleList):
+        owner._modules[name] = nn.Identity().eval()
+    else:
+        del owner._modules[name]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(True for _ in (*module.parameters(), *module.buffers()))

@@ -120,7 +120,7 @@ ILLEGAL: dict[str, tuple[Any, tuple[int, int, int]]] = {
     "another extent": (lambda m, x: m.valid(x) + m.b(x[:, :, 1:-1, 1:-1]), (2, 0, 1)),
     "the input is written between the branches": (_write_between, (2, 0, 2)),
     "the input is written through a view": (_write_through_a_view, (2, 0, 2)),
-    "the source is added to in place": (_add_to_the_source, (2, 0, 2)),
+    "the source is added to in place": (_add_to_the_source, (2, 0, 1)),
 }
 HAZARDS: dict[str, Any] = {
     "an alias is read after +=": _read_after_iadd,

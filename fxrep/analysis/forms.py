@@ -59,6 +59,11 @@ class Form:
     notes: tuple[str, ...] = ()
 
     @property
+    def operators(self) -> int:
+        """How many convolutions, multiplications and adds it takes to compute the form from its sources."""
+        return sum(not term.is_source for term in self.terms) + len(self.terms) - 1
+
+    @property
     def source(self) -> fx.Node | None:
         """The node that this form is nothing but another name for."""
         plain = len(self.terms) == 1 and self.terms[0].is_source and not self.shift.any()
@@ -72,10 +77,20 @@ class Form:
 
     def scaled(self, factor: Tensor) -> Form:
         """``factor * form`` for a factor of shape () or (channels,)."""
-        if len(self.terms) > 1 and any(isinstance(t.map, Scale) for t in self.terms):
+        if factor.dim() and len(self.terms) > 1 and any(isinstance(t.map, Scale) for t in self.terms):
             raise Illegal("its input is a sum of which one part is not a convolution")
         terms = tuple(replace(t, map=_scale(t.map, factor), at=None) for t in self.terms)
         return replace(self, terms=terms, shift=_broadcast(torch.mul, self.shift, factor))
+
+    def separated(self, values: dict[fx.Node, Form]) -> Form:
+        """The same form over ``values``, nodes that stand for one of its terms each, instead of those terms."""
+        terms, shift = [], self.shift
+        for term in self.terms:
+            if term.at in values:
+                shift = _broadcast(torch.sub, shift, values[term.at].shift)
+                term = Term(term.at, Scale(), at=term.at)
+            terms.append(term)
+        return replace(self, terms=tuple(terms), shift=shift)
 
     def shifted(self, constant: Tensor) -> Form:
         """``form + constant`` for a constant of shape () or (channels,)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
@@ -63,8 +63,20 @@ class Liveness:
             first = path.removeprefix(owner).strip(".").split(".")[0]
             if first not in reachable_names(rewritten[owner], but_forward=True):
                 removed[path] = None
+        removed |= dict.fromkeys(self._emptied(removed, rewritten))
+        removed = {path: None for path in removed if not any(outer in removed for outer in _prefixes(path))}
         tensors = (path for key, path in self.dead_tensors.items() if key not in self.live_tensors)
         return [*removed, *(t for t in tensors if not any(outer in removed for outer in _prefixes(t)))]
+
+    def _emptied(self, removed: Collection[str], rewritten: dict[str, nn.Module]) -> Iterator[str]:
+        """Lists of modules of which every entry is removed."""
+        for path in dict.fromkeys(path.rpartition(".")[0] for path in removed):
+            owner = next((p for p in (path, *_prefixes(path)) if p in rewritten), None)
+            if owner is None or owner == path:
+                continue
+            inner = rewritten[owner].get_submodule(path.removeprefix(owner).strip("."))
+            if isinstance(inner, nn.ModuleList) and all(join(path, name) in removed for name in inner._modules):
+                yield path
 
 
 def dead_tensors(model: nn.Module, replaced: Iterable[str]) -> list[Tensor]:
@@ -112,6 +124,7 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
     forward: Any = getattr(type(module), "forward", None)
     waiting: list[object] = [forward]
     seen: set[FunctionType] = set()
+    holders: set[type] = {type(module)}
     while waiting:
         function = _users_function(waiting.pop())
         if function is None or function in seen:
@@ -121,9 +134,16 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
         if not (but_forward and function is forward):
             found |= names
         for name in names:
-            places = (vars(module), {name: getattr(type(module), name, None)}, function.__globals__)
-            waiting += [place[name] for place in places if name in place]
+            reached = [vars(module).get(name), function.__globals__.get(name)]
+            reached += [getattr(holder, name, None) for holder in holders]
+            holders |= {type(value) for value in reached if _is_users(type(value))}
+            waiting += reached
     return found
+
+
+def _is_users(cls: type) -> bool:
+    """Whether a class is neither Python's nor torch's own."""
+    return cls.__module__.split(".")[0] not in ("builtins", "torch", "types", "typing", "collections", "functools")
 
 
 def _users_function(value: object) -> FunctionType | None:

@@ -122,7 +122,7 @@ def _chain(region: Region) -> list[fx.Node] | None:
     path = [region.root]
     while region.linear[path[-1]].absorbs:
         operands = region.linear[path[-1]].operands
-        if len(operands) != 1 or operands[0] not in region.linear:
+        if len(operands) != 1 or operands[0] not in region.linear or _is_stack(operands[0]):
             return None
         path.append(operands[0])
     source = path[-1].all_input_nodes[0] if path[-1].all_input_nodes else None
@@ -171,5 +171,10 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
     in_place = [placement.site] if placement.in_place else []
     if not all(usage.replaceable(piece, n, twins) for n in in_place):
         return False
+    call: Call | None = piece.call_of[placement.site]
+    while placement.in_place and call is not None:
+        if "bias" in call.absent:  # code that asks for the bias of a convolution would see the merged one
+            return False
+        call = call.parent
     changed = {piece.call_of[n].module for n in _touched(placement) if n not in placement.swapped and n not in in_place}
     return all(usage.times[module] == twins for module in changed)

@@ -20,7 +20,7 @@ from ..convmap import ConvMap, Illegal
 from ..operators import Linear, Operator, Stacked, read
 from . import effects
 from .cost import Policy
-from .forms import Form, Term, atom, place_shift
+from .forms import Form, atom, place_shift
 from .program import Program
 
 
@@ -161,32 +161,27 @@ class Analysis:
         form, linear = self.forms[root], self.linear.get(root)
         if linear is None or isinstance(form, Stacked):
             form = Form(())
-        convolved = [t for t in form.terms if isinstance(t.map, ConvMap)]
-        if len(form.terms) == 1 and convolved:
-            self._make_region(root, form)
-        elif any(t.branches > 1 for t in convolved):
-            self._make_region(root, self._separate(form))
+        values: dict[fx.Node, Form] = {}
+        if len(form.terms) > 1:  # what nothing was merged into is a value of its own
+            for term in form.terms:
+                inner = self.forms.get(term.at) if term.at is not None else None
+                if term.branches == 1 and term.at is not None and not term.is_source and isinstance(inner, Form):
+                    values[term.at] = inner
+            form = form.separated(values)
+        interior = self._interior(root, {t.source for t in form.terms})
+        active = sum(bool(self.linear[n].kind) for n in (*interior, root) if n in self.linear)
+        if any(isinstance(t.map, ConvMap) for t in form.terms) and form.operators < active:
+            for node in values:
+                self._require(node)
+            self._make_region(root, form, interior)
         elif linear is not None and linear.absorbs:
             for operand in linear.operands:
                 self._require(operand)
 
-    def _separate(self, form: Form) -> Form:
-        """Let every term that nothing was merged into be a value of its own."""
-        terms: list[Term] = []
-        for term in form.terms:
-            alone = term.branches == 1 and term.at is not None and not term.is_source
-            if alone and term.at is not None:
-                self._require(term.at)
-                term = atom(term.at, form.rank).terms[0]
-            terms.append(term)
-        return replace(form, terms=tuple(terms))
-
     # -------------------------------------------------------------------------------------------------------- regions
-    def _make_region(self, root: fx.Node, form: Form) -> None:
-        interior = self._interior(root, {t.source for t in form.terms})
-        active = [n for n in (*interior, root) if self.linear[n].kind]
-        if len(active) < 2:
-            return
+    def _make_region(self, root: fx.Node, form: Form, interior: list[fx.Node]) -> None:
+        terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
+        form = replace(form, terms=tuple(terms))
         region = Region(self.program, root, form, interior, self.linear)
         try:
             self._check(region)
@@ -229,13 +224,21 @@ class Analysis:
         for term in form.terms:
             if isinstance(term.map, ConvMap):
                 term.map.layout()
-            elif not term.is_source:
-                raise Illegal("one of the values that are added is scaled and comes from elsewhere")
+            elif term.map.value.dim():
+                raise Illegal("one of the values that are added is scaled by channel and comes from elsewhere")
         dtypes = {d for node in region.nodes for d in region.linear[node].dtypes}
         if len(dtypes) != 1:
             raise Illegal(f"its parts compute in different types: {', '.join(sorted(map(str, dtypes)))}")
         region.dtype = dtypes.pop()
-        dies = {*region.interior}
+        places: dict[fx.Node, tuple[object, object]] = {}
+        for term in form.terms:
+            if isinstance(term.map, ConvMap):
+                place = (term.map.stride, term.map.extent)
+                if places.setdefault(term.source, place) != place:
+                    raise Illegal("convolutions of one input whose outputs differ in size are added")
+        inside = {*region.nodes}
+        own_values = (t.source for t in form.terms if t.source in self.linear and inside.issuperset(t.source.users))
+        dies = {*region.interior, *own_values}
         own: set[fx.Node] = set()
         for node in region.nodes:
             for target in effects.may_write(node, program.module(node)):

@@ -21,12 +21,12 @@ from .tracer import Call, Piece, forward_parameters, iterate
 class Edits:
     """What becomes of nodes of the flat graph.
 
-    ``sites``: computed anew, as the sum of (name of a new child module or None, source). ``passing``: replaced by an
-    operand. ``gone``: not computed, because of a site in the given call (None: nothing reads it any more).
+    ``sites``: computed anew, as the sum of (name of a new child module or None, source, factor). ``passing``: replaced
+    by an operand. ``gone``: not computed, because of a site in the given call (None: nothing reads it any more).
     ``droppable``: not needed where its operands are gone. ``aliases``: the nodes that pass a node's value on.
     """
 
-    sites: dict[fx.Node, list[tuple[str | None, fx.Node]]] = field(default_factory=dict)
+    sites: dict[fx.Node, list[tuple[str | None, fx.Node, float]]] = field(default_factory=dict)
     passing: dict[fx.Node, fx.Node] = field(default_factory=dict)
     gone: dict[fx.Node, Call | None] = field(default_factory=dict)
     droppable: set[fx.Node] = field(default_factory=set)
@@ -40,6 +40,17 @@ class Scope:
     graph: fx.Graph
     guards: dict[str, Any]
     constants: dict[str, Tensor]
+
+    def passes_on(self, module: nn.Module) -> bool:
+        """Whether the graph, run as the forward of ``module``, hands its only argument on and does nothing else."""
+        *_, output = self.graph.nodes
+        node = output.args[0]
+        while isinstance(node, fx.Node) and node.op == "call_module":
+            if not isinstance(module.get_submodule(str(node.target)), nn.Identity):
+                return False
+            node = node.args[0]
+        inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
+        return inputs == [node]
 
 
 def build(piece: Piece, call: Call, edits: Edits, position: dict[fx.Node, int]) -> Scope:
@@ -131,7 +142,7 @@ class _Builder:
         if node.op in ("placeholder", "output") or node in edits.gone:
             return
         if node in edits.sites:
-            self.values[node] = self._sum(edits.sites[node], node.name)
+            self.values[node] = self._sum(edits.sites[node])
         elif node in edits.passing:
             self.values[node] = self._value(edits.passing[node])
         elif node in edits.droppable and any(n not in self.values for n in node.all_input_nodes):
@@ -157,14 +168,20 @@ class _Builder:
         result = self.graph.call_module(self.modules[child.module], args, kwargs)
         self._extract(child.output, result)
 
-    def _sum(self, summands: list[tuple[str | None, fx.Node]], name: str) -> fx.Node:
-        values = [
-            self._value(source) if module is None else self.graph.call_module(module, (self._value(source),))
-            for module, source in summands
-        ]
-        total = values[0]
-        for value in values[1:]:
-            total = self.graph.call_function(operator.add, (total, value))
+    def _sum(self, summands: list[tuple[str | None, fx.Node, float]]) -> fx.Node:
+        """The sum of ``factor * module(source)``, of which the first has factor 1."""
+        total: fx.Node | None = None
+        for module, source, factor in summands:
+            value = self._value(source)
+            if module is not None:
+                value = self.graph.call_module(module, (value,))
+            elif factor not in (1, -1):
+                value = self.graph.call_function(operator.mul, (value, factor))
+            if total is None:
+                total = value
+            else:
+                total = self.graph.call_function(operator.sub if factor == -1 else operator.add, (total, value))
+        assert total is not None
         return total
 
     def _target(self, node: fx.Node) -> Any:

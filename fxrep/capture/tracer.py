@@ -32,7 +32,10 @@ METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contig
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module that was traced through: who called it, with what, and what came out."""
+    """One call of a module that was traced through: who called it, with what, and what came out.
+
+    ``absent`` are the parameters and the like that its code looked at and found to be None.
+    """
 
     module: nn.Module
     path: str
@@ -40,6 +43,7 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: Any = None
+    absent: set[str] = field(default_factory=set)
     after: fx.Node | None = None
     last: fx.Node | None = None
 
@@ -214,6 +218,8 @@ class Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         path = self.path_of_module(m)
+        if type(m).__call__ is not nn.Module.__call__:  # its code around the call would be recorded and run again
+            raise TypeError(f"'{path}' has a __call__ of its own")
         if self.is_leaf_module(m, path):
             return self.create_proxy("call_module", path, args, kwargs)
         outer, call = self.current, Call(m, path, self.current)
@@ -236,6 +242,8 @@ class Tracer(fx.Tracer):
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if attr_val is None and self.current is not None:
+            self.current.absent.add(attr)
         name = self.tensor_names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if name is None:
             return attr_val
