@@ -54,14 +54,16 @@ class Liveness:
         code that stays may: a method that the old forward went through, or code around it that ``pinned`` it.
         """
         removed: dict[str, None] = {}
+        names: dict[str, set[str]] = {}
         for module, path in sorted(self.dead.items(), key=lambda item: item[1].count(".")):
             if any(outer in removed for outer in _prefixes(path)) or not self.live.isdisjoint(module.modules()):
                 continue
             owner = next((p for p in _prefixes(path) if p in rewritten), None)
             if owner is None or pinned(path):
                 continue
-            first = path.removeprefix(owner).strip(".").split(".")[0]
-            if first not in reachable_names(rewritten[owner], but_forward=True):
+            if owner not in names:
+                names[owner] = reachable_names(rewritten[owner], but_forward=True)
+            if path.removeprefix(owner).strip(".").split(".")[0] not in names[owner]:
                 removed[path] = None
         removed |= dict.fromkeys(self._emptied(removed, rewritten))
         removed = {path: None for path in removed if not any(outer in removed for outer in _prefixes(path))}
