@@ -10,9 +10,9 @@ from torch import fx, nn
 
 from .analysis import effects
 from .analysis.forms import Form
-from .analysis.regions import Analysis
 from .capture.tracer import builtin_type, is_number, join
 from .convmap import ConvMap
+from .cover.regions import Analysis
 from .plan import Merge, Plan
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -17,9 +17,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .analysis.regions import Region
 from .capture.tracer import builtin_type
 from .convmap import Cast, ConvMap, correlate
+from .cover.regions import Region
 
 TOLERANCE = 1e-9
 

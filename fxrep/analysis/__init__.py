@@ -1,1 +1,1 @@
-"""What can be merged: constants, aliases and writes, linear forms, the cover and its cost, placement."""
+"""What is known of a program: constants, ranks, aliases and writes, linear forms and what they cost."""

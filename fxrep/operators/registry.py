@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..analysis.cost import Policy
-from ..analysis.forms import Form
+from ..analysis.forms import Form, add
 from ..analysis.program import Program
 from ..capture.tracer import builtin_type
 from ..convmap import Illegal
@@ -166,6 +166,4 @@ def _shape(tensor: Tensor) -> str:
 
 def fold(op: Operator, forms: tuple[Form, ...]) -> Form:
     """The sum of several forms."""
-    from ..analysis.forms import add
-
     return functools.reduce(lambda a, b: add(a, b, op.policy), forms)

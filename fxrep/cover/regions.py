@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import fx
 
+from ..analysis import effects
+from ..analysis.cost import Policy
+from ..analysis.forms import Form, atom, place_shift
+from ..analysis.program import Program
 from ..convmap import ConvMap, Illegal
 from ..operators import Linear, Operator, Stacked, read
-from . import effects
-from .cost import Policy
-from .forms import Form, atom, place_shift
-from .program import Program
 
 
 @dataclass(eq=False)

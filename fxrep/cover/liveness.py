@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ..analysis.program import Program
 from ..capture.scopes import Edits
 from ..capture.tracer import Call, Piece, join
-from .program import Program
 
 
 @dataclass

@@ -1,0 +1,145 @@
+"""The modules of a region: merged weights in float64, proved, and cast once to the model's type and place."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .analysis.forms import Term, place_shift
+from .convmap import Cast, ConvMap
+from .cover.regions import Region
+from .validate import TOLERANCE, Check, relative_error
+
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def build_modules(region: Region) -> list[nn.Module | None] | str:
+    """The proven convolutions of a region, one for each term that is not its source; or why there are none."""
+    like = _weight_like(region)
+    device = like.device if _has_float64(like.device) else torch.device("cpu")
+    doubles = _Doubles(device)
+    shift = region.form.shift.to(device)
+    try:
+        check = Check(region, device)
+        expected = check.before(doubles.get)
+        modules, weights = _convolutions(region, doubles.take, shift)
+        found = [
+            check.samples[term.source] * weight if conv is None else check.convolve(conv, term.source, weight, bias)
+            for term, conv, (weight, bias) in zip(region.form.terms, modules, weights, strict=True)
+        ]
+        region.error = relative_error(expected, functools.reduce(torch.add, found))
+    except Exception as error:
+        return f"the check could not be run: {type(error).__name__}: {error}"
+    if not region.error <= TOLERANCE:
+        size = "is not finite" if math.isinf(region.error) else f"differs by {region.error:.1e}"
+        return f"the check failed: the merged result {size}"
+    trainable = any(_requires_grad(region, node) for node in region.nodes)
+    for conv, (kernel, bias) in zip(modules, weights, strict=True):
+        if conv is not None and not _fill(conv, kernel, bias, like, region.dtype, trainable):
+            return f"the merged weights do not fit into {region.dtype}: a value overflows"
+    return modules
+
+
+class _Doubles:
+    """float64 copies of a region's weights: lent to the check, then taken over by the merged kernel."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.held: dict[object, tuple[Tensor, Tensor]] = {}
+
+    def get(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(self.device)
+        key = _key(tensor)
+        if key not in self.held:  # holding on to the tensor keeps its address from being used again
+            self.held[key] = tensor, tensor.detach().to(self.device, torch.float64)
+        return self.held[key][1]
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """A copy that the caller may write to."""
+        double = self.get(tensor)
+        del self.held[_key(tensor)]
+        return double.clone() if double.data_ptr() == tensor.data_ptr() else double
+
+
+def _key(tensor: Tensor) -> object:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _convolutions(
+    region: Region, take: Cast, shift: Tensor
+) -> tuple[list[nn.Module | None], list[tuple[Tensor, Tensor | None]]]:
+    """The module, kernel and bias of each term; no module, but a factor, for a multiple of its source."""
+    shift_at = place_shift(region.form)
+    modules: list[nn.Module | None] = []
+    weights: list[tuple[Tensor, Tensor | None]] = []
+    for i, term in enumerate(region.form.terms):
+        if not isinstance(term.map, ConvMap):
+            modules.append(None)
+            weights.append((term.map.value.to(shift.device), None))
+            continue
+        taps, padding = term.map.layout()
+        kernel = term.map.weight(taps, take)
+        bias = shift.expand(term.map.out_channels) if i == shift_at else None
+        modules.append(_empty_conv(term, kernel, padding, bias is not None))
+        weights.append((kernel, bias))
+    return modules, weights
+
+
+def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dtype: torch.dtype, grad: bool) -> bool:
+    """Cast the weights once, to the model's type, device and memory format; False if a value does not survive it."""
+    memory = torch.contiguous_format
+    if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
+        memory = torch.channels_last
+    elif like.dim() == 5 and like.is_contiguous(memory_format=torch.channels_last_3d) and not like.is_contiguous():
+        memory = torch.channels_last_3d
+    for name, value in (("weight", kernel), ("bias", bias)):
+        if value is None:
+            continue
+        cast = value.to(like.device, dtype)
+        cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.clone()
+        if not all(math.isfinite(extreme) for extreme in torch.aminmax(cast)):
+            return False
+        setattr(conv, name, nn.Parameter(cast, requires_grad=grad))
+    return True
+
+
+def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Module:
+    """The module of a term's convolution, without weights."""
+    assert isinstance(term.map, ConvMap)
+    taps, _ = term.map.layout()
+    conv = CONV[len(taps)](
+        term.map.in_channels,
+        term.map.out_channels,
+        tuple(kernel.shape[2:]),  # type: ignore[arg-type]
+        stride=term.map.stride,  # type: ignore[arg-type]
+        padding=padding,
+        dilation=tuple(t.step for t in taps),  # type: ignore[arg-type]
+        groups=term.map.groups,
+        bias=bias,
+        padding_mode=term.map.mode or "zeros",  # type: ignore[arg-type]
+        device="meta",
+    )
+    return conv.eval()
+
+
+def _weight_like(region: Region) -> Tensor:
+    """The largest weight in the region: what is made goes where it is, in its memory format."""
+    parts = (part.weight for conv in region.convolutions for part in conv.parts)
+    return max(parts, key=lambda weight: weight.numel())
+
+
+def _requires_grad(region: Region, node: fx.Node) -> bool:
+    module = region.program.module(node)
+    if module is not None:
+        return any(p.requires_grad for p in module.parameters())
+    leaves = (region.program.leaf(n) for n in node.all_input_nodes)
+    return any(leaf is not None and leaf.requires_grad for leaf in leaves)
+
+
+def _has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
