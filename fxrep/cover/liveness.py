@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
-from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -122,25 +121,26 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
 
     Without those of ``forward`` itself if ``but_forward``.
     """
-    found: set[str] = set()
-    forward: Any = getattr(type(module), "forward", None)
-    waiting: list[object] = [forward]
-    seen: set[FunctionType] = set()
+    forward = _users_function(getattr(type(module), "forward", None))
+    functions = {forward} if forward is not None else set()
     holders: set[type] = {type(module)}
-    while waiting:
-        function = _users_function(waiting.pop())
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        names = _names(function)
-        if not (but_forward and function is forward):
-            found |= names
-        for name in names:
-            reached = [vars(module).get(name), function.__globals__.get(name)]
-            reached += [getattr(holder, name, None) for holder in holders]
-            holders |= {type(value) for value in reached if _is_users(type(value))}
-            waiting += reached
-    return found
+    while True:
+        names = set[str]().union(*map(_names, functions))
+        places = [vars(module), *(function.__globals__ for function in functions), *map(_namespace, holders)]
+        reached = [place[name] for name in names for place in places if name in place]
+        more = {function for value in reached if (function := _users_function(value)) is not None} - functions
+        kinds = {type(value) for value in reached if _is_users(type(value))} - holders
+        if not more and not kinds:
+            seen = functions - {forward} if but_forward else functions
+            return set[str]().union(*map(_names, seen))
+        functions |= more
+        holders |= kinds
+
+
+def _namespace(cls: type) -> dict[str, object]:
+    """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own."""
+    own = [vars(base) for base in reversed(cls.__mro__) if _is_users(base)]
+    return {name: value for attributes in own for name, value in attributes.items()}
 
 
 def _is_users(cls: type) -> bool:

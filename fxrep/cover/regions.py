@@ -169,14 +169,25 @@ class Analysis:
                     values[term.at] = inner
             form = form.separated(values)
         interior = self._interior(root, {t.source for t in form.terms})
-        active = sum(bool(self.linear[n].kind) for n in (*interior, root) if n in self.linear)
-        if any(isinstance(t.map, ConvMap) for t in form.terms) and form.operators < active:
+        if any(isinstance(t.map, ConvMap) for t in form.terms) and self._saves(form, [*interior, root]):
             for node in values:
                 self._require(node)
             self._make_region(root, form, interior)
         elif linear is not None and linear.absorbs:
             for operand in linear.operands:
                 self._require(operand)
+
+    def _saves(self, form: Form, nodes: list[fx.Node]) -> bool:
+        """Whether computing ``form`` from its sources takes fewer operators or convolutions than ``nodes``."""
+        operators = convolutions = 0
+        for node in nodes:
+            linear = self.linear.get(node)
+            if linear is not None and linear.kind:
+                values = [self.forms.get(operand) for operand in linear.operands]
+                operators += max([len(v.forms) - 1 for v in values if isinstance(v, Stacked)], default=1)
+                convolutions += linear.kind == "conv"
+        after = sum(isinstance(term.map, ConvMap) for term in form.terms)
+        return form.operators < operators or (form.operators == operators and after < convolutions)
 
     # -------------------------------------------------------------------------------------------------------- regions
     def _make_region(self, root: fx.Node, form: Form, interior: list[fx.Node]) -> None:

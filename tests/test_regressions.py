@@ -1,0 +1,153 @@
+"""Every bug that was found by the property tests, the zoo or a user, as the smallest program that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxrep
+from tests.helpers import assert_merged, randomize, relative_error, run
+
+
+class Program(nn.Module):
+    """Three convolutions, one to a single channel, a norm, and a body."""
+
+    def __init__(self, body: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(4, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 1)
+        self.c = nn.Conv2d(4, 4, 1)
+        self.one, self.two = nn.Conv2d(4, 1, 1), nn.Conv2d(4, 1, 1)
+        self.plain = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, x)
+
+
+def image() -> Tensor:
+    return torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+
+
+def other_source_first(m: Program, x: Tensor) -> Tensor:
+    t = m.c(x.relu())
+    t += m.a(x)
+    t += m.b(x)
+    return t
+
+
+EXACT: dict[str, tuple[Callable[..., Tensor], tuple[int, int, int]]] = {
+    # the stack stayed while the sum that undoes it went
+    "a stack of one": (lambda m, x: torch.stack([m.bn(m.a(x))]).sum(0), (1, 0, 0)),
+    # the bias of a term that became a value of its own was counted twice
+    "the shift of a separated term": (lambda m, x: (m.a(x) + m.c(x.relu())) + m.b(x), (2, 0, 1)),
+    # the two parts are one object, and both were left out of the rest
+    "a value added to itself": (lambda m, x: (lambda t: t + t)(m.a(x)), (1, 0, 0)),
+    # the proof stacked what the program broadcasts
+    "a broadcast in the sum": (lambda m, x: m.one(x) + m.two(x) + x, (1, 0, 1)),
+    # the write to a value that only the region reads need not happen
+    "another source first, in place": (other_source_first, (2, 0, 1)),
+    "another source, negated": (lambda m, x: m.a(x) - (m.b(x) + x.relu()), (1, 0, 1)),
+    "another source, in a mean": (lambda m, x: torch.stack([m.a(x), x.relu(), m.b(x)]).mean(0), (1, 0, 1)),
+    "a norm over two sources": (lambda m, x: m.bn(m.a(x) + m.b(x.relu())), (2, 0, 1)),
+}
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_exact(case: str) -> None:
+    body, (convs, norms, adds) = EXACT[case]
+    assert_merged(randomize(Program(body)), image(), convs=convs, norms=norms, adds=adds)
+
+
+def test_a_list_of_which_every_entry_goes() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.m[2](self.m[0](x) + self.m[1](x))
+
+    after = assert_merged(randomize(Listed()), image(), convs=1)
+    assert [name for name, _ in after.named_children()] == ["merged"]
+
+
+def assert_right(model: nn.Module) -> None:
+    model, x = randomize(model).double(), image().double()
+    assert relative_error(run(fxrep.reparameterize(model), x), run(model, x)) <= 1e-9
+
+
+class Louder(nn.Conv2d):
+    """A convolution whose call does more than its forward."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs) + 1
+
+
+def test_a_call_of_its_own() -> None:
+    assert_right(nn.Sequential(Louder(4, 4, 3), nn.BatchNorm2d(4)))
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = Louder(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x)) + x
+
+    assert_right(Around())
+
+
+def test_code_that_asks_for_a_bias() -> None:
+    """The merged convolution has one, the original had none."""
+
+    def body(m: Program, x: Tensor) -> Tensor:
+        y = m.bn(m.plain(x))
+        return y if m.plain.bias is None else y * m.plain.bias.view(1, -1, 1, 1)
+
+    assert_right(Program(body))
+
+
+class Helper:
+    """Not a module: what it calls is seen only by who reads its code."""
+
+    def finish(self, branch: nn.Module, x: Tensor) -> Tensor:
+        return branch.conv(x)  # type: ignore[no-any-return, operator]
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+def test_untraced_code_that_reaches_in_through_a_helper() -> None:
+    class Top(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch, self.helper = Branch(), Helper()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 1e30:
+                return x
+            return self.branch(x) * self.helper.finish(self.branch, x)
+
+    assert_right(Top())
+
+
+def test_two_views_of_one_weight() -> None:
+    """Same address, same shape, other strides."""
+
+    def body(m: Program, x: Tensor) -> Tensor:
+        w = m.plain.weight
+        return torch.conv2d(x, w, padding=1) + torch.conv2d(x, w.transpose(2, 3), padding=1)
+
+    assert_merged(randomize(Program(body)), image(), convs=1)
