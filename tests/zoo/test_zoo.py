@@ -95,7 +95,7 @@ def test_what_is_wrong_is_seen(spoil, failure, monkeypatch) -> None:
 def test_a_hang_makes_a_row() -> None:
     ((case, row),) = run_all([SMALL], jobs=1, seconds=0.1, gigabytes=8)
     assert case == SMALL
-    assert row["failures"] in (["build"], ["original"])
+    assert len(row["failures"]) == 1  # whichever stage it was in
     assert "timeout" in str(row["problem"])
 
 
