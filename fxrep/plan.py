@@ -22,7 +22,7 @@ from .convmap import ConvMap, Illegal
 from .cover.liveness import Liveness, dead_tensors
 from .cover.placement import Placement, Usage, place
 from .cover.regions import Analysis, Region
-from .weights import build_modules
+from .weights import Workspace, build_modules
 
 
 @dataclass(eq=False)
@@ -199,12 +199,13 @@ def _build(
 ) -> dict[Region, str]:
     """Compute and prove every merge that was not built before; returns what is refused."""
     refused: dict[Region, str] = {}
+    workspace = Workspace()
     for i, merge in enumerate(plan.merges):
         if progress is not None:
             progress(i, len(plan.merges))
         key = tuple(merge.region.nodes)
         if key not in built:
-            built[key] = build_modules(merge.region)
+            built[key] = build_modules(merge.region, workspace)
         result = built[key]
         if isinstance(result, str):
             refused |= {placement.region: result for placement in merge.placements}

@@ -17,11 +17,27 @@ from .validate import TOLERANCE, Check, relative_error
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def build_modules(region: Region) -> list[nn.Module | None] | str:
-    """The proven convolutions of a region, one for each term that is not its source; or why there are none."""
+class Workspace:
+    """Memory for the largest float64 kernel of a region, used again for the next: fresh pages are slow."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(0, dtype=torch.float64)
+
+    def like(self, tensor: Tensor, device: torch.device) -> Tensor:
+        if self.buffer.numel() < tensor.numel() or self.buffer.device != device:
+            self.buffer = torch.empty(0, dtype=torch.float64)  # let go of the old one first
+            self.buffer = torch.empty(tensor.numel(), dtype=torch.float64, device=device)
+        return self.buffer[: tensor.numel()].view(tensor.shape)
+
+
+def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None] | str:
+    """The proven convolutions of a region, one for each term that is not its source; or why there are none.
+
+    The largest weight is cast to float64 once, in ``workspace``: the proof reads it, then the merged kernel takes it.
+    """
     like = _weight_like(region)
     device = like.device if _has_float64(like.device) else torch.device("cpu")
-    doubles = _Doubles(device)
+    doubles = _Doubles(device, like, workspace)
     shift = region.form.shift.to(device)
     try:
         check = Check(region, device)
@@ -47,8 +63,8 @@ def build_modules(region: Region) -> list[nn.Module | None] | str:
 class _Doubles:
     """float64 copies of a region's weights: lent to the check, then taken over by the merged kernel."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, largest: Tensor, workspace: Workspace) -> None:
+        self.device, self.largest, self.workspace = device, _key(largest), workspace
         self.held: dict[object, tuple[Tensor, Tensor]] = {}
 
     def get(self, tensor: Tensor) -> Tensor:
@@ -56,7 +72,7 @@ class _Doubles:
             return tensor.to(self.device)
         key = _key(tensor)
         if key not in self.held:  # holding on to the tensor keeps its address from being used again
-            self.held[key] = tensor, tensor.detach().to(self.device, torch.float64)
+            self.held[key] = tensor, self._cast(tensor.detach())
         return self.held[key][1]
 
     def take(self, tensor: Tensor) -> Tensor:
@@ -64,6 +80,12 @@ class _Doubles:
         double = self.get(tensor)
         del self.held[_key(tensor)]
         return double.clone() if double.data_ptr() == tensor.data_ptr() else double
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        if _key(tensor) == self.largest:
+            self.largest = None  # only once: it may be needed again while the first copy is in use
+            return self.workspace.like(tensor, self.device).copy_(tensor)
+        return tensor.to(self.device, torch.float64)
 
 
 def _key(tensor: Tensor) -> object:
@@ -100,8 +122,8 @@ def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dt
     for name, value in (("weight", kernel), ("bias", bias)):
         if value is None:
             continue
-        cast = value.to(like.device, dtype)
-        cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.clone()
+        cast = value.to(like.device, dtype, copy=True)
+        cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.contiguous()
         if not all(math.isfinite(extreme) for extreme in torch.aminmax(cast)):
             return False
         setattr(conv, name, nn.Parameter(cast, requires_grad=grad))

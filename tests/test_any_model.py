@@ -1,0 +1,583 @@
+"""Models as people write them: code around the blocks that a trace cannot see, or sees only once.
+
+Every case is run twice before and after, on copies, in float64; outputs, their types and the state of the inputs must
+agree. ``OPEN`` are the cases that are known to be wrong (with some version of torch); each is to leave that set.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import pickle
+import random
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+from torch.utils._pytree import tree_leaves
+
+import fxrep
+from tests.blocks import ConvNorm
+from tests.counting import count_ops
+from tests.helpers import assert_unchanged, randomize, relative_error, snapshot
+
+OPEN = {
+    "a __class__ check in untraced code",
+    "a child's attribute for each block of a list",
+    "a child's output is a NamedTuple",
+    "a child's output is a dataclass",
+    "a child's output is an OrderedDict",
+    "a child fills its caller's list",
+    "a counter",
+    "a feature kept on the module",
+    "a feature kept on the child",
+    "a feature kept in a dictionary",
+    "a loop over parameters()",
+    "a method beside forward: the conv of a chain",
+    "a method beside forward: the parts of a join",
+    "a method beside forward: a weight",
+    "a name made at run time",
+    "a norm told by its type",
+    "a number by keyword",
+    "a switch flipped later",
+    "a tensor made, written and added",
+    "buffer assigned",
+    "gradients off by a decorator",
+    "gradients off inside",
+    "hasattr of the input",
+    "isinstance of the input",
+    "loops over modules()",
+    "more arguments than named",
+    "more keywords than named",
+    "random numbers of Python",
+    "slices of a Sequential",
+    "the grad mode",
+    "the output is an OrderedDict",
+    "weights read by untraced code",
+    "what cannot be traced is guessed",
+    "x.data is replaced",
+}
+
+
+def cases(names: Any) -> list[Any]:
+    """Parameters for pytest; those in ``OPEN`` are expected to fail."""
+    broken = pytest.mark.xfail(strict=False, reason="known to be wrong")
+    return [pytest.param(name, marks=broken if name in OPEN else ()) for name in names]
+
+
+def assert_same(model: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> nn.Module:
+    """``model`` before and after do the same, call after call, and ``model`` is left alone."""
+    model, inputs = randomize(model).double(), inputs or (torch.randn(2, 4, 7, 6).double(),)
+    run = call or (lambda model, *values: model(*values))
+    state, names, before = snapshot(model), [name for name, _ in model.named_modules()], copy.deepcopy(model)
+    after = fxrep.reparameterize(model)
+    assert_unchanged(model, state)
+    assert [name for name, _ in model.named_modules()] == names
+    assert isinstance(after, type(model))
+    for _ in range(2):
+        expected, *found = [], [], []  # type: ignore[var-annotated]
+        for each, values in ((before, expected), (model, found[0]), (after, found[1])):
+            own = copy.deepcopy(inputs)
+            with torch.no_grad():
+                values += [run(each, *own), own]
+        for values in found:
+            _assert_equal(values, expected)
+    return after
+
+
+def _assert_equal(found: Any, expected: Any) -> None:
+    assert _types(found) == _types(expected)
+    for a, b in zip(_tensors(found), _tensors(expected), strict=False):
+        assert a.dtype == b.dtype
+        assert relative_error(a, b) <= 1e-9
+
+
+def _plain(value: Any) -> Any:
+    return vars(value) if isinstance(value, Record) else value
+
+
+def _types(value: Any) -> Any:
+    inner = _plain(value)
+    if isinstance(inner, dict):
+        return type(value), {key: _types(v) for key, v in inner.items()}
+    return (type(value), [_types(v) for v in inner]) if isinstance(inner, list | tuple) else type(value)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    leaves = [_plain(leaf) for leaf in tree_leaves(value)]
+    return [t for leaf in leaves for t in (tree_leaves(leaf)) if isinstance(t, Tensor)]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Join(nn.Module):
+    """Two branches that ``both`` adds up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = ConvNorm(4, 4, padding=1), ConvNorm(4, 4, 1)
+
+    def both(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(x)
+
+
+class Top(nn.Module):
+    """Two blocks and a chain under a forward of the case's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Join(), Join()])
+        self.chain = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.norm = ConvNorm(4, 4, 1)
+
+
+def made(base: type[nn.Module], forward: Callable[..., Any], **attributes: Any) -> nn.Module:
+    """An instance of ``base`` with another forward and more attributes."""
+    model: nn.Module = type("Made", (base,), {"forward": forward})()
+    for name, value in attributes.items():
+        if isinstance(value, Tensor):
+            model.register_buffer(name, value)
+        else:
+            setattr(model, name, value)
+    return model
+
+
+# --------------------------------------------------------------------------- what a forward does beside its computation
+class Record:
+    """Holds what its subclasses declare."""
+
+
+@dataclass
+class Data(Record):
+    a: Any
+    b: Any = None
+
+
+class Pair(NamedTuple):
+    a: Any
+    b: Any = None
+
+
+def _keep(m: Any, x: Tensor) -> Tensor:
+    m.kept = m.both(x)
+    return m.kept * 2
+
+
+def _keep_in_dict(m: Any, x: Tensor) -> Tensor:
+    m.kept["x"] = m.both(x)
+    return m.kept["x"] * 2
+
+
+def _count(m: Any, x: Tensor) -> Tensor:
+    m.count += 1
+    return m.both(x) * m.count
+
+
+def _assign(m: Any, x: Tensor) -> Tensor:
+    m.count = m.count + 1
+    return m.both(x) * m.count
+
+
+def _made_and_written(m: Any, x: Tensor) -> Tensor:
+    table = torch.ones(6, dtype=torch.float64)
+    table.add_(x[0, 0, 0])
+    table[0] = 3
+    return m.both(x) + table
+
+
+def _data(m: Any, x: Tensor) -> Tensor:
+    a = m.a(x)
+    a.data = m.b(x)
+    return a + x
+
+
+def _guess(m: Any, x: Tensor) -> Tensor:
+    try:
+        size = int(x.shape[2])
+    except TypeError:
+        size = 1
+    return m.both(x) * size
+
+
+def _no_grad(m: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return m.both(x)
+
+
+def _with_grad(m: nn.Module, x: Tensor) -> Any:
+    with torch.enable_grad():
+        out = m(x)
+    return out.detach(), out.requires_grad + 0.0, torch.tensor(float(out.requires_grad))
+
+
+def _flip(m: Any, x: Tensor) -> Tensor:
+    out = m(x)
+    m.switch = True
+    return out
+
+
+def _seeded(m: nn.Module, x: Tensor) -> Tensor:
+    random.seed(1)
+    random.random()
+    return m(x)
+
+
+AROUND: dict[str, tuple[Callable[..., Any], dict[str, Any], Any]] = {
+    "a feature kept on the module": (_keep, {"kept": None}, lambda m, x: (m(x), m.kept)),
+    "a feature kept in a dictionary": (_keep_in_dict, {"kept": {}}, lambda m, x: (m(x), m.kept["x"])),
+    "a counter": (_count, {"count": 0}, None),
+    "buffer assigned": (_assign, {"count": torch.zeros(())}, lambda m, x: (m(x), m.count.clone())),
+    "a buffer counts": (_count, {"count": torch.zeros(())}, lambda m, x: (m(x), m.count.clone())),
+    "a tensor made, written and added": (_made_and_written, {}, None),
+    "x.data is replaced": (_data, {}, None),
+    "random numbers of Python": (lambda m, x: m.both(x) * random.random(), {}, _seeded),
+    "isinstance of the input": (lambda m, x: m.both(x) * (2 if isinstance(x, Tensor) else 1), {}, None),
+    "hasattr of the input": (lambda m, x: m.both(x) * (2 if hasattr(x, "tensors") else 1), {}, None),
+    "what cannot be traced is guessed": (_guess, {}, None),
+    "the grad mode": (lambda m, x: m.both(x) * (2 if torch.is_grad_enabled() else 1), {}, _with_grad),
+    "gradients off inside": (_no_grad, {}, _with_grad),
+    "gradients off by a decorator": (torch.no_grad()(lambda m, x: m.both(x)), {}, _with_grad),
+    "a switch flipped later": (lambda m, x: m.both(x) * (2 if m.switch else 1), {"switch": False}, _flip),
+    "more arguments than named": (lambda m, x, *rest: m.both(x) + sum(rest), {}, lambda m, x: (m(x), m(x, x))),
+    "more keywords than named": (lambda m, x, **r: m.both(x) + sum(r.values()), {}, lambda m, x: (m(x), m(x, z=x))),
+    "a default that is not None": (lambda m, x, s=(1, 2): m.both(x) * s[0], {}, lambda m, x: (m(x), m(x, (3, 4)))),
+    "the output is an OrderedDict": (lambda m, x: collections.OrderedDict(y=m.both(x), x=x), {}, None),
+    "the output is a dataclass": (lambda m, x: Data(m.both(x), 3), {}, None),
+    "the output is a NamedTuple": (lambda m, x: Pair(m.both(x), x), {}, None),
+    "the output is a dictionary with numbers for keys": (lambda m, x: {0: m.both(x), (1, 2): x}, {}, None),
+    "the output has sizes and None": (lambda m, x: (m.both(x), None, "y", x.shape, x.shape[0], x.dtype), {}, None),
+}
+
+
+@pytest.mark.parametrize("case", cases(AROUND))
+def test_code_around_a_join(case: str) -> None:
+    forward, attributes, call = AROUND[case]
+    assert_same(made(Join, forward, **attributes), call=call)
+
+
+def _fill(m: Any, x: Tensor, outs: list[Tensor]) -> Tensor:
+    outs.append(F.relu(m.both(x)))
+    return outs[-1]
+
+
+def _filled(m: Any, x: Tensor) -> Tensor:
+    outs: list[Tensor] = []
+    return m.other(m.child(x, outs), outs) + sum(outs)
+
+
+def _through(m: Any, x: Tensor) -> Tensor:
+    out = m.child(x)
+    return F.relu(out.a) + out.b
+
+
+def _through_dict(m: Any, x: Tensor) -> Tensor:
+    return sum(m.child(x).values())  # type: ignore[return-value]
+
+
+def _direct(m: Any, x: Tensor) -> Any:
+    return m(x), m.child(x)
+
+
+CHILDREN: dict[str, tuple[Callable[..., Any], Callable[..., Any], Any]] = {
+    "a child's output is a NamedTuple": (lambda m, x: Pair(m.both(x), x), _through, _direct),
+    "a child's output is a dataclass": (lambda m, x: Data(m.both(x), 3), _through, _direct),
+    "a child's output is an OrderedDict": (AROUND["the output is an OrderedDict"][0], _through_dict, _direct),
+    "a child fills its caller's list": (_fill, _filled, None),
+    "a feature kept on the child": (_keep, lambda m, x: F.relu(m.child(x)), lambda m, x: (m(x), m.child.kept)),
+}
+
+
+@pytest.mark.parametrize("case", cases(CHILDREN))
+def test_what_passes_between_modules(case: str) -> None:
+    inner, outer, call = CHILDREN[case]
+    assert_same(made(nn.Module, outer, child=made(Join, inner), other=made(Join, inner)), call=call)
+
+
+def test_a_list_is_stacked_and_summed() -> None:
+    """The number of values in a stack is not known where the list comes from outside."""
+    model = made(Join, lambda m, xs: m.a.conv(torch.stack(xs).sum(0)))
+    x = torch.randn(2, 4, 5, 5).double()
+    try:
+        assert_same(model, [x, x])
+    except TypeError as error:
+        pytest.xfail(f"known to crash: {error}")
+
+
+# ------------------------------------------------------------------------------------------------ code that is not seen
+def unseen(x: Tensor) -> bool:
+    """Control flow on a value, which no symbolic trace goes past."""
+    return bool(x.sum() > 1e12)
+
+
+def _by_index(m: Any, x: Tensor) -> Any:
+    for i in range(len(m.blocks)):
+        x = m.blocks[i](x)
+    return x if unseen(x) else (x, m.norm(x), m.norm.conv.stride)
+
+
+def _by_getattr(m: Any, x: Tensor) -> Tensor:
+    out = getattr(m, "norm")(x)  # noqa: B009
+    return out if unseen(x) else out + getattr(m.norm, "".join(["co", "nv"]))(x)
+
+
+def _attributes(m: Any, x: Tensor) -> Any:
+    number = 0
+    for child in m.chain:
+        x, number = child(x), number + child.i
+    return x if unseen(x) else (x, number)
+
+
+def _by_type(m: Any, x: Tensor) -> Tensor:
+    for child in m.chain:
+        x = child(x) * (2 if isinstance(child, nn.BatchNorm2d) else 1)
+    return x if unseen(x) else x * 1
+
+
+def _by_class(m: Any, x: Tensor) -> Tensor:
+    for child in m.blocks:
+        x = child(x) * (2 if type(child) is Join else 1)
+    return x if unseen(x) else x * 1
+
+
+def _all_modules(m: Any, x: Tensor) -> Tensor:
+    out = m.blocks[0](x)
+    return out if unseen(x) else out + sum(c(x) for c in m.modules() if isinstance(c, nn.Conv2d))
+
+
+def _early_exit(m: Any, x: Tensor) -> Any:
+    features = []
+    for block in m.blocks:
+        x = block(x)
+        if unseen(x):
+            break
+        features.append(m.norm(x))
+    return features, m.chain(x)
+
+
+UNSEEN: dict[str, Callable[..., Any]] = {
+    "children by index, and their attributes": _by_index,
+    "a name made at run time": _by_getattr,
+    "a child's attribute for each block of a list": _attributes,
+    "a norm told by its type": _by_type,
+    "a __class__ check in untraced code": _by_class,
+    "loops over modules()": _all_modules,
+    "a loop over parameters()": lambda m, x: m.blocks[0](x) + sum(p.sum() for p in m.parameters()),
+    "early exits": _early_exit,
+    "slices of a Sequential": lambda m, x: m.chain[2:](m.chain[:2](x)),
+    "weights read by untraced code": lambda m, x: x if unseen(x) else m.functional(x) * m.functional.wide.mean(),
+}
+
+
+class Functional(nn.Module):
+    """Branches without modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.point = nn.Parameter(torch.randn(4, 4, 3, 3)), nn.Parameter(torch.randn(4, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.wide, padding=1) + F.conv2d(x, self.point)
+
+    def penalty(self) -> Tensor:
+        return self.wide.square().sum()
+
+
+@pytest.mark.parametrize("case", cases(UNSEEN))
+def test_tops_that_cannot_be_traced(case: str) -> None:
+    model: Any = made(Top, UNSEEN[case])
+    model.functional = Functional()
+    for i, child in enumerate(model.chain):
+        child.i = i
+    assert_same(model)
+
+
+def _two_ways(m: Any, x: Tensor) -> Tensor:
+    return F.relu(m.norm(m.conv(x)) + m.point(x))
+
+
+def _chain(m: Any, x: Tensor) -> Tensor:
+    return F.relu(m.norm(m.conv(x)))
+
+
+class Entries(nn.Module):
+    """More ways in than ``forward``, which does not call them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.point = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+    def raw(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+    def parts(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + self.point(x)
+
+
+ENTRIES: dict[str, tuple[nn.Module, Any]] = {
+    "a method beside forward: the conv of a chain": (made(Entries, _chain), lambda m, x: (m(x), m.raw(x))),
+    "a method beside forward: the chain itself": (made(Entries, _chain), lambda m, x: (m(x), m.features(x))),
+    "a method beside forward: the parts of a join": (made(Entries, _two_ways), lambda m, x: (m(x), m.parts(x))),
+    "a method beside forward: a weight": (Functional(), lambda m, x: (m(x), m.penalty())),
+    "a method that forward calls": (made(Entries, lambda m, x: m.parts(x)), lambda m, x: (m(x), m.parts(x))),
+    "a head and a block on their own": (
+        made(Top, lambda m, x: m.norm(m.blocks[1](m.blocks[0](x)))),
+        lambda m, x: (m(x), m.norm(x), m.blocks[0](x)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", cases(ENTRIES))
+def test_several_ways_in(case: str) -> None:
+    model, call = ENTRIES[case]
+    assert_same(model, call=call)
+
+
+# --------------------------------------------------------------------------------------------------- changes to modules
+def _hook(model: Any) -> None:
+    model.a.register_forward_hook(lambda m, args, out: out * m.conv.weight.mean())
+
+
+def _instance_forward(model: Any) -> None:
+    model.a.forward = types.MethodType(lambda self, x: type(self).forward(self, x) * 2, model.a)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "a hook that reads a child": _hook,
+    "a hook that returns more": lambda m: m.register_forward_hook(lambda _, args, out: (out, args[0])),
+    "a hook with keywords": lambda m: m.a.register_forward_hook(lambda _, a, k, out: out * 2, with_kwargs=True),
+    "a pre-hook": lambda m: m.b.conv.register_forward_pre_hook(lambda _, args: (args[0] * 2,)),
+    "a backward hook": lambda m: m.a.register_full_backward_hook(lambda *_: None),
+    "a forward on the instance": _instance_forward,
+    "spectral norm": lambda m: nn.utils.spectral_norm(m.a.conv),
+    "spectral norm by parametrization": lambda m: parametrizations.spectral_norm(m.a.conv),
+    "an orthogonal weight": lambda m: parametrizations.orthogonal(m.a.conv),
+    "a mask made permanent": lambda m: prune.remove(prune.l1_unstructured(m.a.conv, "weight", 0.5), "weight"),
+    "a script inside": lambda m: setattr(m, "b", torch.jit.script(m.b.double())),
+    "a compiled part": lambda m: setattr(m, "b", torch.compile(m.b, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("case", cases(CHANGES))
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_modules_that_somebody_changed(case: str) -> None:
+    model = randomize(Join())
+    CHANGES[case](model)
+    assert_same(model)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("change", [nn.utils.weight_norm, lambda c: prune.l1_unstructured(c, "weight", 0.5)])
+def test_weights_with_a_gradient_graph(change: Any) -> None:
+    """Old weight norm and pruning leave a computed weight on the module, which ``deepcopy`` refuses."""
+    model, x = randomize(Join()).double(), torch.randn(1, 4, 5, 5).double()
+    change(model.a.conv)
+    expected = model(x)
+    expected.sum().backward()
+    after = fxrep.reparameterize(model)
+    assert relative_error(after(x), expected) <= 1e-9
+    assert relative_error(model(x), expected) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------- wrappers
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "DataParallel": lambda m: nn.DataParallel(m).eval(),
+    "compiled": lambda m: torch.compile(m, backend="eager"),  # type: ignore[return-value]
+    "traced": fxrep.trace,
+    "GraphModule": torch.fx.symbolic_trace,
+    "a GraphModule with a leaf": lambda m: torch.fx.GraphModule(m, Leafy().trace(m)),
+    "merged before": fxrep.reparameterize,
+}
+
+
+class Leafy(torch.fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, name: str) -> bool:
+        return isinstance(m, Join) or super().is_leaf_module(m, name)
+
+
+@pytest.mark.parametrize("case", WRAPPERS)
+def test_wrapped_models(case: str) -> None:
+    model, x = randomize(nn.Sequential(Join(), nn.ReLU(), Join())).double(), torch.randn(1, 4, 5, 5).double()
+    wrapped = WRAPPERS[case](model)
+    expected, state = model(x), snapshot(wrapped)
+    after = fxrep.reparameterize(wrapped)
+    assert_unchanged(wrapped, state)
+    assert relative_error(wrapped(x), expected) <= 1e-9
+    assert relative_error(after(x), expected) <= 1e-9
+    assert relative_error(copy.deepcopy(after)(x), expected) <= 1e-9
+    if case in ("traced", "GraphModule", "a GraphModule with a leaf"):
+        assert relative_error(pickle.loads(pickle.dumps(after))(x), expected) <= 1e-9
+    assert count_ops(after, x) == {"conv": 2}
+
+
+@pytest.mark.xfail(strict=False, reason="the copy runs the caller's compiled code")
+def test_the_result_of_a_model_compiled_in_place_is_its_own() -> None:
+    model, x = randomize(nn.Sequential(Join())).double(), torch.randn(1, 4, 5, 5).double()
+    model.compile(backend="eager")
+    after = fxrep.reparameterize(model)
+    with torch.no_grad():
+        for parameter in after.parameters():
+            parameter.zero_()
+    assert not after(x).any()
+
+
+@pytest.mark.xfail(strict=False, reason="a module that copies to itself is shared with the caller's model")
+def test_a_module_that_is_its_own_copy() -> None:
+    """What ``deepcopy`` shares belongs to the caller too, and may not be rewritten."""
+    model = nn.Sequential(type("Shared", (Join,), {"__deepcopy__": lambda self, memo: self})())
+    assert_same(model)
+
+
+@pytest.mark.xfail(strict=False, reason="the default is taken whatever is passed")
+def test_a_graph_module_with_a_default() -> None:
+    graph = torch.fx.symbolic_trace(randomize(made(Join, lambda m, x, scale=2.0: m.both(x) * scale)).double())
+    x = torch.randn(1, 4, 5, 5).double()
+    assert relative_error(fxrep.reparameterize(graph)(x, 3.0), graph(x, 3.0)) <= 1e-9
+
+
+@pytest.mark.xfail(strict=False, reason="__init_subclass__ is run again", raises=TypeError)
+def test_a_class_that_registers_its_subclasses() -> None:
+    def once(cls: type, tag: str) -> None:
+        pass
+
+    base = type("Base", (Join,), {"__init_subclass__": classmethod(once)})
+    assert_same(types.new_class("Registered", (base,), {"tag": "x"})())
+
+
+@pytest.mark.parametrize("size", [(0, 4, 5, 5), (2, 4, 1, 1), (4, 5, 6)])
+def test_unusual_sizes(size: tuple[int, ...]) -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.a(x) + self.b(x) + x)
+
+    assert_same(Plain(), torch.randn(*size).double())
+
+
+def test_frozen_parts_stay_frozen() -> None:
+    model = randomize(nn.Sequential(Join(), Join()))
+    model[0].requires_grad_(False)
+    after: Any = fxrep.reparameterize(model)
+    assert [all(p.requires_grad for p in part.parameters()) for part in after] == [False, True]
+
+
+@pytest.mark.xfail(strict=False, reason="the constant that fx keeps for it is taken out as if it were a module")
+def test_a_constant_made_in_forward() -> None:
+    assert_same(made(Join, lambda m, x: m.both(x) * torch.tensor(2.0, dtype=torch.float64)))
