@@ -66,7 +66,7 @@ def reparameterize(
     rule = policy_named(policy)
     with torch.no_grad():
         expected, observed = _observe(model, example_inputs)
-        plan = make_plan(structural_copy(model), rule, observed, progress)
+        plan = make_plan(structural_copy(model), model, rule, observed, progress)
         report = make_report(plan)
         result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
         undo = _Snapshot(result) if inplace else None
@@ -91,7 +91,7 @@ def explain(model: nn.Module, *, policy: PolicyName = "default") -> Report:
     """
     check_model(model)
     with torch.no_grad():
-        plan = make_plan(structural_copy(model), policy_named(policy))
+        plan = make_plan(structural_copy(model), model, policy_named(policy))
         report = make_report(plan)
         rewrite(plan, plan.model)
     report.parameters = report.parameters[0], _parameters(plan.model)

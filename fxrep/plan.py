@@ -19,7 +19,7 @@ from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import Call, Piece, capture, join
 from .convmap import ConvMap, Illegal
-from .cover.liveness import Liveness, dead_tensors
+from .cover.liveness import Liveness, dead_tensors, reachable_names
 from .cover.placement import Placement, Usage, place
 from .cover.regions import Analysis, Region
 from .weights import Workspace, build_modules
@@ -75,12 +75,13 @@ class Plan:
 
 def make_plan(
     model: nn.Module,
+    original: nn.Module,
     policy: Policy,
     observed: Observation | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Plan the merges of ``model``, a structural copy that nobody else runs."""
-    pieces, opaque = capture(model)
+    """Plan the merges of ``model``, a structural copy of ``original`` that nobody else runs."""
+    pieces, opaque = capture(model, original)
     analyses = [Analysis(Program(piece, observed), policy) for piece in pieces]
     names = {module: name for name, module in reversed([*model.named_modules()])}
     plan = Plan(model, pieces, opaque, analyses, Usage(pieces, {names[m]: m for m in opaque if m in names}))
@@ -88,6 +89,13 @@ def make_plan(
     built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str] = {}
     dirty = set(by_program)
     regions: dict[Program, list[Region]] = {}
+    for analysis in analyses:
+        if analysis.program.keeps_state():
+            analysis.barriers = dict.fromkeys(
+                analysis.program.nodes, "the forward changes a tensor that it makes itself"
+            )
+            dirty.discard(analysis.program)
+            regions[analysis.program] = []
     while dirty:
         regions |= {program: by_program[program].run() for program in dirty}
         refused = _arrange(plan, [r for analysis in analyses for r in regions[analysis.program]])
@@ -122,6 +130,8 @@ def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
     for call, merges in _changed_calls(plan.merges).items():
         piece, program = merges[0].first.piece, merges[0].region.program
         try:
+            if "autocast" in reachable_names(call.module):
+                raise Illegal(f"forward of '{call.path or 'the model'}' uses autocast, which its graph would not")
             plan.scopes[call] = piece, build(piece, call, plan.edits[piece], program.position)
         except Illegal as reason:
             refused |= {p.region: str(reason) for merge in merges for p in merge.placements}

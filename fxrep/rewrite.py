@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx, nn
 
 from .capture.forward import Forward, install
 from .capture.scopes import Scope
-from .capture.tracer import join
+from .capture.tracer import builtin_type, join
 from .plan import Merge, Plan
 
 
@@ -52,7 +54,20 @@ def _put_modules(merge: Merge, modules: dict[str, nn.Module], target: nn.Module)
 
 def _replace(target: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
-    target.get_submodule(parent)._modules[name] = module
+    children = target.get_submodule(parent)._modules
+    for key, value in _extras(children[name]).items():
+        setattr(module, key, value)
+    children[name] = module
+
+
+def _extras(module: nn.Module | None) -> dict[str, object]:
+    """What the user hung on a module of torch's own: a detector's ``m.i`` and ``m.f``, say."""
+    kind = builtin_type(module) if module is not None else None
+    if module is None or kind is None:
+        return {}
+    make: Any = kind
+    usual = vars(make(1, 1, 1) if issubclass(kind, nn.modules.conv._ConvNd) else make(1))
+    return {k: v for k, v in vars(module).items() if k not in usual and not k.startswith("_")}
 
 
 def _put_forward(module: nn.Module, scope: Scope) -> None:
@@ -76,7 +91,7 @@ def _remove(target: nn.Module, path: str) -> None:
             owner.num_batches_tracked = None
     elif isinstance(owner, nn.Sequential | nn.ModuleList):
         owner._modules[name] = nn.Identity().eval()
-    else:
+    elif name in owner._modules:
         del owner._modules[name]
 
 

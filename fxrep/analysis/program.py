@@ -62,6 +62,11 @@ class Program:
         outer = self.piece.path
         return f"{outer}.{inner}" if outer and inner else outer or inner
 
+    def keeps_state(self) -> bool:
+        """Whether the program writes to a tensor that tracing made: run again, it would go on where it left off."""
+        made = (n for n in self.nodes if n.op == "get_attr" and str(n.target).startswith("_tensor_constant"))
+        return any(self.is_written(node) for node in made)
+
     # ----------------------------------------------------------------------------------------------------- constants
     def constant(self, value: Any) -> Tensor | None:
         """``value`` as a tensor if it depends on parameters, buffers and numbers alone; None if not.

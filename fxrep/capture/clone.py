@@ -7,7 +7,7 @@ what survives the rewrite is ever copied.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from types import FunctionType
 from typing import Any, TypeVar
@@ -58,9 +58,15 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         return items
     if isinstance(value, nn.Module) and all(getattr(kind, name, None) is ours for name, ours in PROTOCOL.items()):
         memo[id(value)] = module = kind.__new__(kind)  # type: ignore[call-overload]
-        module.__setstate__({key: _copy(v, memo) for key, v in vars(value).items()})
+        own = ((key, v) for key, v in vars(value).items() if key != "_compiled_call_impl")  # that runs the original
+        module.__setstate__({key: _copy(v, memo) for key, v in own})
         return module
-    return copy.deepcopy(value, memo)
+    try:
+        return copy.deepcopy(value, memo)
+    except TypeError as error:  # a lock, an open file, a generator: there is only one of it
+        if "cannot pickle" not in str(error):
+            raise
+        return value
 
 
 def _caches(model: nn.Module) -> dict[int, object]:
@@ -81,5 +87,7 @@ def _tensors(values: Iterable[object], depth: int = 3) -> Iterator[Tensor]:
             yield value
         elif depth and isinstance(value, dict):
             yield from _tensors(value.values(), depth - 1)
-        elif depth and isinstance(value, list | tuple | set):
+        elif depth and isinstance(value, list | tuple | set | deque):
             yield from _tensors(value, depth - 1)
+        elif depth and hasattr(value, "__dict__") and not isinstance(value, nn.Module | type | FunctionType):
+            yield from _tensors(vars(value).values(), depth - 1)

@@ -57,6 +57,9 @@ class Rewritten:
     _fxrep_base: type[nn.Module]
     _fxrep_forward: Forward
 
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Not a subclass that the base's author meant: registries and required keywords do not apply."""
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(max(2, int(protocol)))
         return (_rebuild, (self._fxrep_base, self._fxrep_forward), *reduced[2:])
@@ -91,7 +94,7 @@ def _guard(name: str, value: Any) -> str:
     if value is None:
         test = f"{name} is not None"
     elif isinstance(value, bool | int | float | str):
-        test = f"{name} != {value!r}"
+        test = f"type({name}) is not {type(value).__name__} or {name} != {value!r}"
     else:
         return ""
     message = f"this module was merged by fxrep for {name}={value!r}; merge it again for another value"

@@ -84,6 +84,8 @@ class _Builder:
             elif child not in seen:
                 seen.add(child)
                 self._call_child(child)
+        if not _is_plain(self.call.output):
+            raise Illegal(f"'{self.call.path or 'the model'}' returns an object that its graph cannot make")
         self.graph.output(self._map(self.call.output))
         for node in reversed(self.graph.nodes):
             if not node.users and (node.op == "get_attr" or node in self._extracted):
@@ -100,9 +102,7 @@ class _Builder:
             raise Illegal(f"the arguments of '{self.call.path}' do not fit its forward: {error}") from None
         for name, parameter in parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                if bound.get(name):
-                    raise Illegal(f"forward of '{self.call.path}' takes {parameter}")
-                continue
+                raise Illegal(f"forward of '{self.call.path}' takes {parameter}")
             value = bound.get(name, parameter.default)
             default = parameter.default
             if default is parameter.empty:
@@ -213,3 +213,12 @@ class _Builder:
             if name in self.values:
                 return self.values[name]
         raise Illegal(f"a value that '{self.call.path or 'the model'}' needs is not handed to it")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of nodes, numbers, strings, and tuples, lists and dictionaries of those."""
+    if type(value) in (tuple, list):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, fx.Node) or type(value) in (bool, int, float, str)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,8 @@ METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contig
 class Call:
     """One call of a module that was traced through: who called it, with what, and what came out.
 
-    ``absent`` are the parameters and the like that its code looked at and found to be None.
+    ``absent`` are the parameters and the like that its code looked at and found to be None; ``guessed`` says that it
+    asked a symbol for its value, which raises an error, and may have caught the error.
     """
 
     module: nn.Module
@@ -44,6 +46,7 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: Any = None
     absent: set[str] = field(default_factory=set)
+    guessed: bool = False
     after: fx.Node | None = None
     last: fx.Node | None = None
 
@@ -73,10 +76,29 @@ class Piece:
         return start, max(start, end)
 
 
+class Escapes(TypeError):
+    """A module's forward changes a list or dictionary that it was given."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(f"{type(module).__name__} changes a list or dictionary that it is given")
+        self.module = module
+
+
 class InplaceMixin:
     """Records in-place operators as what they are."""
 
     tracer: Any
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):
+            raise TypeError(f"an attribute of a tensor, .{name}, is assigned")
+        object.__setattr__(self, name, value)
+
+    def __int__(self) -> int:
+        return self.tracer.refuse(int)  # type: ignore[no-any-return]
+
+    def __float__(self) -> float:
+        return self.tracer.refuse(float)  # type: ignore[no-any-return]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_method", "__setitem__", (self, index, value), {})
@@ -120,6 +142,10 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
     """A value of the traced program, with in-place operators."""
 
     def __getattr__(self, name: str) -> Any:
+        if self.node.op == "placeholder" and not hasattr(
+            Tensor, name
+        ):  # so that hasattr() tells what holds at run time
+            raise AttributeError(f"an input is taken for a tensor, which has no attribute '{name}'")
         return InplaceAttribute(self, name)
 
 
@@ -174,10 +200,16 @@ class Tracer(fx.Tracer):
             self.tensor_names.setdefault(id(tensor), name)
         self.current = Call(root, "", None)
         self.calls.append(self.current)
-        with torch.no_grad(), _no_random(type(root).__name__):
+        state = _state(root)
+        with torch.no_grad(), _no_random(type(root).__name__), _tensors_are_tensors(root):
             graph = self.trace(root)
+        if self.calls[0].guessed:
+            raise TypeError("its forward goes on after an error that only tracing raises")
+        if {k: v for k, v in _state(root).items() if k not in self.tensor_attrs.values()} != state:
+            _restore(root, state)
+            raise TypeError("its forward changes attributes of the module")
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
-        self.calls[0].output, self.calls[0].last = output.args[0], output
+        self.calls[0].last = output
         return Piece(path, root, graph, self.calls, self.call_of, self.opaque)
 
     # -------------------------------------------------------------------------------------------------- fx overrides
@@ -189,7 +221,7 @@ class Tracer(fx.Tracer):
         for name, parameter in forward_parameters(self.root).items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
-            if parameter.default is not parameter.empty:
+            if parameter.default is not parameter.empty and not isinstance(self.root, fx.GraphModule):
                 self.current.kwargs[name] = parameter.default
                 continue
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -199,7 +231,14 @@ class Tracer(fx.Tracer):
             arguments.append(proxy)
         if len(arguments) == 1:
             raise TypeError("forward() has no named tensor arguments")
-        return root_fn, arguments
+
+        def run(*args: Any) -> Any:
+            result = root_fn(*args)
+            assert self.current is not None
+            self.current.output = self._nodes(result)
+            return result
+
+        return run, arguments
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if m not in self.opaque:
@@ -228,13 +267,23 @@ class Tracer(fx.Tracer):
         self.calls.append(call)
         self.current = call
         call.after = mark
+        state = _state(m)
         try:
             with _no_random(path):
                 result = forward(*args, **kwargs)
             call.output, call.last = self._nodes(result), self._last_node()
+            if _state(m) != state:
+                raise TypeError("its forward changes attributes of the module")
+            if call.guessed:
+                raise TypeError("its forward goes on after an error that only tracing raises")
+            if (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs):
+                raise Escapes(m)
         except Exception as error:
             self._roll_back(mark, calls)
+            _restore(m, state)
             self.current = outer
+            if isinstance(error, Escapes) and error.module is m:
+                raise  # whoever calls it sees the change, and cannot be traced either
             self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             return self.create_proxy("call_module", path, args, kwargs)
         finally:
@@ -277,13 +326,30 @@ class Tracer(fx.Tracer):
                 self._roll_back(mark, calls)
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        self._guess()
+        return super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        self._guess()
+        return super().iter(obj)
+
+    def refuse(self, kind: type) -> Any:
+        """A symbol is asked for its value as a number."""
+        self._guess()
+        raise TypeError(f"{kind.__name__}() of a symbolic value")
+
     # ------------------------------------------------------------------------------------------------------- helpers
+    def _guess(self) -> None:
+        assert self.current is not None
+        self.current.guessed = True
+
     def _nodes(self, value: Any) -> Any:
         if isinstance(value, fx.Proxy):
             return value.node
-        if isinstance(value, tuple | list):
-            return tuple(self._nodes(v) for v in value) if isinstance(value, tuple) else [*map(self._nodes, value)]
-        if isinstance(value, dict):
+        if type(value) in (tuple, list):  # subclasses, such as named tuples, are not what they hold
+            return type(value)(self._nodes(v) for v in value)
+        if type(value) is dict:
             return {key: self._nodes(v) for key, v in value.items()}
         return value
 
@@ -298,14 +364,16 @@ class Tracer(fx.Tracer):
         del self.calls[calls:]
 
 
-def capture(model: nn.Module) -> tuple[list[Piece], dict[nn.Module, str]]:
+def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[Piece], dict[nn.Module, str]]:
     """Trace ``model`` in its largest traceable pieces; also returns why each opaque module is opaque.
 
-    The model is run on symbols, which can leave marks on it: pass a structural copy.
+    The model is run on symbols, which can leave marks on it: pass a structural copy of the ``original``. Modules that
+    refused to be copied are left alone.
     """
-    opaque: dict[nn.Module, str] = {}
+    shared = set(original.modules()) & set(model.modules()) if original is not None else set()
+    opaque = dict.fromkeys(shared, "its copy is itself")
     pieces: list[Piece] = []
-    seen: set[nn.Module] = set()
+    seen: set[nn.Module] = set(shared)
     waiting = [("", model)]
     while waiting:
         path, module = waiting.pop(0)
@@ -349,6 +417,22 @@ def find_tensor(root: nn.Module, path: str) -> Tensor | None:
     for name in path.split("."):
         value = getattr(value, name, None)
     return value if isinstance(value, Tensor) else None
+
+
+def _state(module: nn.Module) -> dict[str, object]:
+    """What a module holds, to see whether its forward changes it."""
+    return {key: (value, _items(value)) for key, value in vars(module).items()}
+
+
+def _items(value: Any) -> object:
+    if type(value) in (dict, list, set) and len(value) < 1000:
+        return [*map(id, value.values() if type(value) is dict else value)]
+    return None
+
+
+def _restore(module: nn.Module, state: dict[str, Any]) -> None:
+    vars(module).clear()
+    vars(module).update({key: value for key, (value, _) in state.items()})
 
 
 def join(path: str, name: str) -> str:
@@ -408,6 +492,39 @@ def _is_wrapped_python(target: Any) -> bool:
     return inspect.isfunction(target) and not module.startswith(("torch.", "torch", "operator", "math", "_operator"))
 
 
+class _tensors_are_tensors:
+    """Let ``isinstance(x, torch.Tensor)`` hold for symbols, in the files that the modules' classes are written in."""
+
+    def __init__(self, root: nn.Module) -> None:
+        files = {id(f.__globals__): f.__globals__ for m in root.modules() if (f := _written(m)) is not None}
+        self.files = [names for names in files.values() if "isinstance" not in names]
+
+    def __enter__(self) -> None:
+        for names in self.files:
+            names["isinstance"] = _isinstance
+
+    def __exit__(self, *_: object) -> None:
+        for names in self.files:
+            del names["isinstance"]
+
+
+def _written(module: nn.Module) -> Any:
+    """The forward of a module, if it is a Python function that is not torch's own."""
+    function = inspect.unwrap(type(module).forward)
+    return (
+        function
+        if inspect.isfunction(function) and not (function.__module__ or "torch.").startswith("torch.")
+        else None
+    )
+
+
+def _isinstance(value: Any, kind: Any) -> bool:
+    if isinstance(value, fx.Proxy) and not is_number(value.node):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        return any(k is Tensor or isinstance(value, k) for k in kinds)
+    return isinstance(value, kind)
+
+
 class _no_random:
     """Refuse code that draws random numbers while it is traced: they would be baked in as constants."""
 
@@ -415,11 +532,12 @@ class _no_random:
         self.where = where
 
     def __enter__(self) -> None:
-        self.state = torch.get_rng_state()
+        self.state, self.python = torch.get_rng_state(), random.getstate()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and not torch.equal(self.state, torch.get_rng_state()):
+        if kind is None and not (torch.equal(self.state, torch.get_rng_state()) and self.python == random.getstate()):
             torch.set_rng_state(self.state)
+            random.setstate(self.python)
             raise TypeError(f"{self.where or 'forward'} draws random numbers")
 
 

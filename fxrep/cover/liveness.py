@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
@@ -34,6 +36,8 @@ class Liveness:
             if module is not None:
                 dropped = gone or node in edits.sites or (node in edits.passing and piece.call_of[node] in rewritten)
                 self._module(module, join(piece.path, str(node.target)), dropped)
+                if not dropped:
+                    self.live_tensors.update(map(id, (*module.parameters(), *module.buffers())))
             tensor = program.tensor(node) if node.op == "get_attr" else None
             if tensor is not None and gone:
                 self.dead_tensors[id(tensor)] = join(piece.path, str(node.target))
@@ -62,11 +66,13 @@ class Liveness:
                 continue
             if owner not in names:
                 names[owner] = reachable_names(rewritten[owner], but_forward=True)
+                names[owner] = names[owner].union(*entry_points(type(rewritten[owner])))
             if path.removeprefix(owner).strip(".").split(".")[0] not in names[owner]:
                 removed[path] = None
         removed |= dict.fromkeys(self._emptied(removed, rewritten))
         removed = {path: None for path in removed if not any(outer in removed for outer in _prefixes(path))}
-        tensors = (path for key, path in self.dead_tensors.items() if key not in self.live_tensors)
+        dead = ((key, path) for key, path in self.dead_tensors.items() if not pinned(path))
+        tensors = (path for key, path in dead if key not in self.live_tensors)
         return [*removed, *(t for t in tensors if not any(outer in removed for outer in _prefixes(t)))]
 
     def _emptied(self, removed: Collection[str], rewritten: dict[str, nn.Module]) -> Iterator[str]:
@@ -117,17 +123,19 @@ def _dead_calls(program: Program, edits: Edits) -> set[Call]:
 
 
 def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
-    """The names that ``module.forward`` mentions, and the methods and functions that it goes through.
+    """The names that ``module.forward`` and hooks mention, and the methods and functions that they go through.
 
     Without those of ``forward`` itself if ``but_forward``.
     """
     forward = _users_function(getattr(type(module), "forward", None))
-    functions = {forward} if forward is not None else set()
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    functions = {f for f in (forward, *map(_users_function, hooks)) if f is not None}
     holders: set[type] = {type(module)}
     while True:
         names = set[str]().union(*map(_names, functions))
         places = [vars(module), *(function.__globals__ for function in functions), *map(_namespace, holders)]
-        reached = [place[name] for name in names for place in places if name in place]
+        found = [place[name] for name in names for place in places if name in place]
+        reached = [*found, *(item for value in found for item in _items(value))]  # a table of helpers, say
         more = {function for value in reached if (function := _users_function(value)) is not None} - functions
         kinds = {type(value) for value in reached if _is_users(type(value))} - holders
         if not more and not kinds:
@@ -137,10 +145,38 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
         holders |= kinds
 
 
+def entry_points(cls: type) -> list[set[str]]:
+    """The names that each public method of a user's class mentions, where it takes an input as ``forward`` does."""
+    if cls not in _ENTRY_POINTS:
+        _ENTRY_POINTS[cls] = _entry_points(cls)
+    return _ENTRY_POINTS[cls]
+
+
+_ENTRY_POINTS: weakref.WeakKeyDictionary[type, list[set[str]]] = weakref.WeakKeyDictionary()
+
+
+def _entry_points(cls: type) -> list[set[str]]:
+    found = []
+    for name, function in _namespace(cls).items():
+        if name.startswith("_") or name == "forward":
+            continue
+        method = _users_function(function)
+        parameters = list(inspect.signature(method).parameters.values())[1:] if method is not None else []
+        if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
+            found.append(_names(method))
+    return found
+
+
 def _namespace(cls: type) -> dict[str, object]:
     """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own."""
     own = [vars(base) for base in reversed(cls.__mro__) if _is_users(base)]
     return {name: value for attributes in own for name, value in attributes.items()}
+
+
+def _items(value: object) -> Collection[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _is_users(cls: type) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from ..capture.tracer import Call, Piece, find_tensor, join
-from .liveness import reachable_names
+from .liveness import entry_points, reachable_names
 from .regions import Region
 
 
@@ -175,6 +175,10 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
     while placement.in_place and call is not None:
         if "bias" in call.absent:  # code that asks for the bias of a convolution would see the merged one
             return False
+        site, *others = (str(n.target).removeprefix(call.path).strip(".").split(".")[0] for n in (*in_place, *leaves))
+        for names in entry_points(type(call.module)):
+            if site in names and not names.issuperset(others):  # it runs the convolution without what follows it
+                return False
         call = call.parent
     changed = {piece.call_of[n].module for n in _touched(placement) if n not in placement.swapped and n not in in_place}
     return all(usage.times[module] == twins for module in changed)

@@ -97,6 +97,8 @@ class Analysis:
                 self.linear[node] = read(Operator(node, self.program, self.policy))
             except Illegal as reason:
                 self.reasons[node] = str(reason)
+            except Exception as error:  # a rule that trips over an unusual call must not stop the pass
+                self.reasons[node] = f"it is called in a way that fxrep does not know: {error}"
 
     def _find_required(self) -> None:
         """Values read by an operator that does not absorb them, or by two roots that would each compute them anew."""

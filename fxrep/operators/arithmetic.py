@@ -69,6 +69,8 @@ def stack(op: Operator) -> Linear:
     users = list(op.node.users)
     if out is not None or not all(map(_reduces, users)):
         raise Illegal("it is not summed over the axis that it makes")
+    if not isinstance(values, tuple | list):
+        raise Illegal("what it stacks is not listed")
     operands = tuple(op.value(v) for v in values)
     return Linear(operands, lambda *forms: Stacked(forms, dim))
 
