@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -64,7 +66,7 @@ def reparameterize(
     """
     check_model(model)
     rule = policy_named(policy)
-    with torch.no_grad():
+    with torch.no_grad(), _collector_paused():
         expected, observed = _observe(model, example_inputs)
         plan = make_plan(structural_copy(model), model, rule, observed, progress)
         report = make_report(plan)
@@ -90,7 +92,7 @@ def explain(model: nn.Module, *, policy: PolicyName = "default") -> Report:
         TypeError, ValueError: as ``reparameterize``.
     """
     check_model(model)
-    with torch.no_grad():
+    with torch.no_grad(), _collector_paused():
         plan = make_plan(structural_copy(model), model, policy_named(policy))
         report = make_report(plan)
         rewrite(plan, plan.model)
@@ -215,6 +217,18 @@ def _require_equal(expected: list[Tensor], found: list[Tensor]) -> None:
     result = _difference(expected, found)
     if not result.ok:
         raise RuntimeError(f"the merged model's outputs differ on example_inputs, so nothing was changed: {result}")
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Thousands of graph nodes in a row set off full garbage collections, which take longer than the pass itself."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _parameters(model: nn.Module) -> int:

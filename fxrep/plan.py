@@ -96,11 +96,13 @@ def make_plan(
             )
             dirty.discard(analysis.program)
             regions[analysis.program] = []
-    while dirty:
+    while True:
         regions |= {program: by_program[program].run() for program in dirty}
         refused = _arrange(plan, [r for analysis in analyses for r in regions[analysis.program]])
         if not refused:
             refused = _build(plan, built, progress)
+        if not refused:
+            break
         for region, reason in refused.items():
             by_program[region.program].refuse(region, reason)
         dirty = {region.program for region in refused}

@@ -35,7 +35,6 @@ OPEN = {
     "a name made at run time",
     "a norm told by its type",
     "a switch flipped later",
-    "a tensor made, written and added",
     "gradients off by a decorator",
     "gradients off inside",
     "loops over modules()",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
+from typing import TypeVar
 
 from torch import Tensor, fx, nn
 
 from ..analysis.program import Program
 from ..capture.scopes import Edits
 from ..capture.tracer import Call, Piece, join
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -145,17 +149,21 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
         holders |= kinds
 
 
-def entry_points(cls: type) -> list[set[str]]:
+def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
+    """Remember the answer for each class, as long as there is the class."""
+    known: weakref.WeakKeyDictionary[type, T] = weakref.WeakKeyDictionary()
+
+    def answer(cls: type) -> T:
+        if cls not in known:
+            known[cls] = function(cls)
+        return known[cls]
+
+    return answer
+
+
+@_by_class
+def entry_points(cls: type) -> list[frozenset[str]]:
     """The names that each public method of a user's class mentions, where it takes an input as ``forward`` does."""
-    if cls not in _ENTRY_POINTS:
-        _ENTRY_POINTS[cls] = _entry_points(cls)
-    return _ENTRY_POINTS[cls]
-
-
-_ENTRY_POINTS: weakref.WeakKeyDictionary[type, list[set[str]]] = weakref.WeakKeyDictionary()
-
-
-def _entry_points(cls: type) -> list[set[str]]:
     found = []
     for name, function in _namespace(cls).items():
         if name.startswith("_") or name == "forward":
@@ -167,6 +175,7 @@ def _entry_points(cls: type) -> list[set[str]]:
     return found
 
 
+@_by_class
 def _namespace(cls: type) -> dict[str, object]:
     """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own."""
     own = [vars(base) for base in reversed(cls.__mro__) if _is_users(base)]
@@ -192,13 +201,13 @@ def _users_function(value: object) -> FunctionType | None:
     return None
 
 
-def _names(function: object) -> set[str]:
+def _names(function: object) -> frozenset[str]:
     """The attribute names that a function's code mentions."""
     code = getattr(function, "__code__", None)
-    found: set[str] = set()
-    waiting = [code] if isinstance(code, CodeType) else []
-    while waiting:
-        code = waiting.pop()
-        found |= set(code.co_names)
-        waiting += [c for c in code.co_consts if isinstance(c, CodeType)]
-    return found
+    return _names_in(code) if isinstance(code, CodeType) else frozenset()
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_in(code: CodeType) -> frozenset[str]:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(code.co_names).union(*map(_names_in, inner))
