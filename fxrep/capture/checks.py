@@ -6,8 +6,6 @@ from torch import nn
 from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
 
-from .clone import registered_tensors
-
 
 def check_model(model: object) -> nn.Module:
     """Return ``model`` if the pass can take it.
@@ -31,9 +29,8 @@ def check_model(model: object) -> nn.Module:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(f"'{name}' is a lazy, uninitialised parameter; run the model once on an example input")
-    if any(tensor.is_meta for tensor in registered_tensors(model)):
-        name = next(n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta)
-        raise ValueError(f"'{name}' is on the meta device and has no values; load the weights first")
+        if tensor.is_meta:
+            raise ValueError(f"'{name}' is on the meta device and has no values; load the weights first")
     return model
 
 

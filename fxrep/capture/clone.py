@@ -18,6 +18,7 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 ATOMIC = {type(None), bool, int, float, complex, str, bytes, type, FunctionType, torch.dtype, torch.device}
+STANDARD = set(vars(nn.Module()))  # what every module has: its parameters are leaves, and its children are visited
 # A class that copies or pickles in its own way is left to do so.
 PROTOCOL = {
     name: getattr(nn.Module, name, None)
@@ -71,7 +72,8 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
 
 def _caches(model: nn.Module) -> dict[int, object]:
     """Detached copies of tensors that ``forward`` has left behind: with a gradient, they refuse ``deepcopy``."""
-    values = (value for module in model.modules() for value in _tensors(vars(module).values()))
+    own = (v for module in model.modules() for key, v in vars(module).items() if key not in STANDARD)
+    values = _tensors(v for v in own if type(v) not in ATOMIC)
     return {id(t): t.detach().clone() for t in values if t.grad_fn is not None}
 
 

@@ -49,12 +49,13 @@ class Usage:
         self.mentioned = {path: reachable_names(module) for path, module in opaque.items()}
         for piece in pieces:
             self.times.update(call.module for call in piece.calls)
+            modules = dict(piece.root.named_modules(remove_duplicate=False))
             for node in piece.graph.nodes:
                 own = self.own[piece.call_of[node]]
                 self.ordinal[node] = len(own)
                 own.append(node)
                 if node.op == "call_module":
-                    self.times[piece.root.get_submodule(str(node.target))] += 1
+                    self.times[modules[str(node.target)]] += 1
                 elif node.op == "get_attr" and node.users:
                     self.read.add(id(find_tensor(piece.root, str(node.target))))
 
