@@ -129,7 +129,11 @@ class Branch(nn.Module):
         return self.bn(self.conv(x))
 
 
-def test_untraced_code_that_reaches_in_through_a_helper() -> None:
+TABLE = {"finish": Helper()}
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_untraced_code_that_reaches_in_through_a_helper(table: bool) -> None:
     class Top(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -138,9 +142,22 @@ def test_untraced_code_that_reaches_in_through_a_helper() -> None:
         def forward(self, x: Tensor) -> Tensor:
             if x.sum() > 1e30:
                 return x
+            if table:
+                return self.branch(x) * TABLE["finish"].finish(self.branch, x)
             return self.branch(x) * self.helper.finish(self.branch, x)
 
     assert_right(Top())
+
+
+def test_a_weight_that_is_also_read_as_a_tensor() -> None:
+    """The functional convolution is merged away, the module with the same weight is not."""
+
+    def body(m: Program, x: Tensor) -> Tensor:
+        y = m.plain(x)
+        y[:, :1] = 0
+        return y * (torch.conv2d(x, m.plain.weight, padding=1) + m.b(x))
+
+    assert_right(Program(body))
 
 
 def test_two_views_of_one_weight() -> None:
