@@ -168,3 +168,27 @@ def test_two_views_of_one_weight() -> None:
         return torch.conv2d(x, w, padding=1) + torch.conv2d(x, w.transpose(2, 3), padding=1)
 
     assert_merged(randomize(Program(body)), image(), convs=1)
+
+
+def test_a_cache_in_a_dictionary_of_a_module_that_is_called_twice() -> None:
+    """Tracing leaves a symbol in the cache, and the second call finds it there."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bias, self.cache = nn.Conv2d(4, 4, 1), nn.Parameter(torch.randn(4, 1, 1)), {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "bias" not in self.cache:
+                self.cache["bias"] = self.bias * 2
+            return self.conv(x) + self.cache["bias"]
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cached, self.norm = Cached(), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.cached(self.cached(x).relu()))
+
+    assert_right(Twice())

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import operator
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,7 +205,7 @@ class Tracer(fx.Tracer):
             graph = self.trace(root)
         if self.calls[0].guessed:
             raise TypeError("its forward goes on after an error that only tracing raises")
-        if {k: v for k, v in _state(root).items() if k not in self.tensor_attrs.values()} != state:
+        if _changed(root, state, but=set(self.tensor_attrs.values())):
             _restore(root, state)
             raise TypeError("its forward changes attributes of the module")
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
@@ -272,7 +272,7 @@ class Tracer(fx.Tracer):
             with _no_random(path):
                 result = forward(*args, **kwargs)
             call.output, call.last = self._nodes(result), self._last_node()
-            if _state(m) != state:
+            if _changed(m, state):
                 raise TypeError("its forward changes attributes of the module")
             if call.guessed:
                 raise TypeError("its forward goes on after an error that only tracing raises")
@@ -419,20 +419,35 @@ def find_tensor(root: nn.Module, path: str) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def _state(module: nn.Module) -> dict[str, object]:
-    """What a module holds, to see whether its forward changes it."""
-    return {key: (value, _items(value)) for key, value in vars(module).items()}
+def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """What a module holds, with copies of its lists and dictionaries, to see whether its forward changes it."""
+    containers = (dict, list, set)
+    return {key: (value, value.copy() if type(value) in containers else None) for key, value in vars(module).items()}
 
 
-def _items(value: Any) -> object:
-    if type(value) in (dict, list, set) and len(value) < 1000:
-        return [*map(id, value.values() if type(value) is dict else value)]
-    return None
+def _changed(module: nn.Module, state: dict[str, tuple[Any, Any]], but: Collection[str] = ()) -> bool:
+    now = {key: value for key, value in _state(module).items() if key not in but}
+    return now.keys() != state.keys() or any(
+        value is not state[key][0] or _identities(held) != _identities(state[key][1])
+        for key, (value, held) in now.items()
+    )
 
 
-def _restore(module: nn.Module, state: dict[str, Any]) -> None:
+def _identities(held: Any) -> object:
+    if isinstance(held, dict):
+        return [(key, id(value)) for key, value in held.items()]
+    return None if held is None else [*map(id, held)]
+
+
+def _restore(module: nn.Module, state: dict[str, tuple[Any, Any]]) -> None:
     vars(module).clear()
-    vars(module).update({key: value for key, (value, _) in state.items()})
+    for key, (value, held) in state.items():
+        vars(module)[key] = value
+        if isinstance(held, list):
+            value[:] = held
+        elif held is not None:
+            value.clear()
+            value.update(held)
 
 
 def join(path: str, name: str) -> str:
