@@ -249,11 +249,10 @@ def test_compile_eager(model: Net, x: Tensor) -> None:
 
 def test_compile_inductor(model: Net, x: Tensor) -> None:
     from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
     try:
         get_cpp_compiler()
-    except (InvalidCxxCompiler, InductorError):
+    except Exception:  # which one depends on the version of torch
         pytest.skip("no C++ compiler")
     after = fxrep.reparameterize(model)
     torch._dynamo.reset()

@@ -243,12 +243,16 @@ class Analysis:
         if len(dtypes) != 1:
             raise Illegal(f"its parts compute in different types: {', '.join(sorted(map(str, dtypes)))}")
         region.dtype = dtypes.pop()
-        places: dict[fx.Node, tuple[object, object]] = {}
+        places: dict[fx.Node, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for term in form.terms:
             if isinstance(term.map, ConvMap):
                 place = (term.map.stride, term.map.extent)
                 if places.setdefault(term.source, place) != place:
                     raise Illegal("convolutions of one input whose outputs differ in size are added")
+        for term in form.terms:
+            stride, extent = places.get(term.source, ((), ()))
+            if not isinstance(term.map, ConvMap) and (set(stride) - {1} or any(extent)):
+                raise Illegal("a convolution's input is added to its output, which has another size")
         inside = {*region.nodes}
         own_values = (t.source for t in form.terms if t.source in self.linear and inside.issuperset(t.source.users))
         dies = {*region.interior, *own_values}
