@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from .analysis.cost import PolicyName, policy_named
 from .capture import Observation, Tracer, check_model, owning_copy, structural_copy
+from .capture.walk import count_parameters, walk
 from .plan import make_plan
 from .report import Report, make_report
 from .rewrite import rewrite
@@ -80,8 +81,8 @@ def reparameterize(
             if undo:
                 undo.restore()
             raise
-    report.parameters = report.parameters[0], _parameters(result)
-    vars(result)[REPORT] = report
+        report.parameters = report.parameters[0], count_parameters(result)
+        vars(result)[REPORT] = report
     return result
 
 
@@ -96,7 +97,7 @@ def explain(model: nn.Module, *, policy: PolicyName = "default") -> Report:
         plan = make_plan(structural_copy(model), model, policy_named(policy))
         report = make_report(plan)
         rewrite(plan, plan.model)
-    report.parameters = report.parameters[0], _parameters(plan.model)
+    report.parameters = report.parameters[0], count_parameters(plan.model)
     return report
 
 
@@ -231,17 +232,12 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 class _Snapshot:
     """The structure of a model, to go back to: classes and dictionaries, no tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         self.saved = [
-            (m, type(m), dict(vars(m)), dict(m._modules), dict(m._parameters), dict(m._buffers))
-            for m in model.modules()
+            (m, type(m), dict(vars(m)), dict(m._modules), dict(m._parameters), dict(m._buffers)) for _, m in walk(model)
         ]
 
     def restore(self) -> None:

@@ -18,6 +18,7 @@ from .analysis.program import Program
 from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import Call, Piece, capture, join
+from .capture.walk import first_paths
 from .convmap import ConvMap, Illegal
 from .cover.liveness import Liveness, dead_tensors, reachable_names
 from .cover.placement import Placement, Usage, place
@@ -83,7 +84,7 @@ def make_plan(
     """Plan the merges of ``model``, a structural copy of ``original`` that nobody else runs."""
     pieces, opaque = capture(model, original)
     analyses = [Analysis(Program(piece, observed), policy) for piece in pieces]
-    names = {module: name for name, module in reversed([*model.named_modules()])}
+    names = first_paths(model)
     plan = Plan(model, pieces, opaque, analyses, Usage(pieces, {names[m]: m for m in opaque if m in names}))
     by_program = {analysis.program: analysis for analysis in analyses}
     built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str] = {}
@@ -134,7 +135,7 @@ def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
         try:
             if "autocast" in reachable_names(call.module):
                 raise Illegal(f"forward of '{call.path or 'the model'}' uses autocast, which its graph would not")
-            plan.scopes[call] = piece, build(piece, call, plan.edits[piece], program.position)
+            plan.scopes[call] = piece, build(piece, call, plan.edits[piece], program.nodes, program.position)
         except Illegal as reason:
             refused |= {p.region: str(reason) for merge in merges for p in merge.placements}
     return refused

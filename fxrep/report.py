@@ -11,6 +11,7 @@ from torch import fx, nn
 from .analysis import effects
 from .analysis.forms import Form
 from .capture.tracer import builtin_type, is_number, join
+from .capture.walk import count_parameters, first_paths
 from .convmap import ConvMap
 from .cover.regions import Analysis
 from .plan import Merge, Plan
@@ -99,8 +100,8 @@ class Report:
 def make_report(plan: Plan) -> Report:
     """Read the report off a plan."""
     model = plan.model
-    names = {module: name for name, module in reversed([*model.named_modules()])}
-    count = sum(p.numel() for p in model.parameters())
+    names = first_paths(model)
+    count = count_parameters(model)
     report = Report(type(model).__name__, parameters=(count, count))
     report.opaque = {names.get(module, "") or type(module).__name__: reason for module, reason in plan.opaque.items()}
     report.merged = [_merged(merge) for merge in plan.merges]

@@ -9,6 +9,7 @@ from torch import fx, nn
 from .capture.forward import Forward, install
 from .capture.scopes import Scope
 from .capture.tracer import builtin_type, join
+from .capture.walk import tensors
 from .plan import Merge, Plan
 
 
@@ -96,4 +97,4 @@ def _remove(target: nn.Module, path: str) -> None:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    return any(True for _ in (*module.parameters(), *module.buffers()))
+    return any(True for _ in tensors(module))

@@ -15,6 +15,10 @@ from .cover.regions import Region
 from .validate import TOLERANCE, Check, relative_error
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+# Without the random values that a constructor fills its weights with.
+BLANK: dict[int, Any] = {
+    rank: type(conv.__name__, (conv,), {"reset_parameters": lambda self: None}) for rank, conv in CONV.items()
+}
 
 
 class Workspace:
@@ -134,19 +138,21 @@ def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Modu
     """The module of a term's convolution, without weights."""
     assert isinstance(term.map, ConvMap)
     taps, _ = term.map.layout()
-    conv = CONV[len(taps)](
+    conv: nn.Module = BLANK[len(taps)](
         term.map.in_channels,
         term.map.out_channels,
-        tuple(kernel.shape[2:]),  # type: ignore[arg-type]
-        stride=term.map.stride,  # type: ignore[arg-type]
+        tuple(kernel.shape[2:]),
+        stride=term.map.stride,
         padding=padding,
-        dilation=tuple(t.step for t in taps),  # type: ignore[arg-type]
+        dilation=tuple(t.step for t in taps),
         groups=term.map.groups,
         bias=bias,
-        padding_mode=term.map.mode or "zeros",  # type: ignore[arg-type]
+        padding_mode=term.map.mode or "zeros",
         device="meta",
     )
-    return conv.eval()
+    conv.__class__ = CONV[len(taps)]
+    conv.training = False
+    return conv
 
 
 def _weight_like(region: Region) -> Tensor:

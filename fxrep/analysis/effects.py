@@ -107,14 +107,13 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     return out
 
 
-def may_alias(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
-    """The operands that a node's value may share memory with."""
+def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -> list[fx.Node]:
+    """The operands that a node's value may share memory with; ``written`` are those that it may write to."""
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
     declared = _by_schema(node, write=False)
     if declared is not None:
         return declared
-    written = may_write(node, module)
     if module is not None:
         fresh = isinstance(module, FRESH_MODULES) and type(module).__module__.startswith("torch.nn.")
         return written if fresh else list(iterate((node.args, node.kwargs)))
@@ -130,11 +129,11 @@ def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     first: Any = node.args[0] if node.args else node.kwargs.get("input")
     if not isinstance(first, fx.Node) or name_of(node) in ("__setitem__", "setitem") or "out" in node.kwargs:
         return None
-    inplace = may_write(node, module) == [first] and (
-        (node.op in ("call_method", "call_function") and is_torch(node) and _inplace_by_name(node))
-        or (module is not None and isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES)))
-    )
-    return first if inplace else None
+    if module is not None:
+        inplace = getattr(module, "inplace", False) and isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES))
+    else:
+        inplace = is_torch(node) and _inplace_by_name(node)
+    return first if inplace and may_write(node, module) == [first] else None
 
 
 def _inplace_by_name(node: fx.Node) -> bool:

@@ -8,13 +8,15 @@ in a sum it does not matter which summand brings it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
 
 from ..convmap import ConvMap, Illegal
 from .cost import Cost, Policy, of_add, of_conv
+
+ZERO = torch.zeros((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Form:
     """
 
     terms: tuple[Term, ...]
-    shift: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    shift: Tensor = ZERO
     rank: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -66,14 +68,15 @@ class Form:
     @property
     def source(self) -> fx.Node | None:
         """The node that this form is nothing but another name for."""
-        plain = len(self.terms) == 1 and self.terms[0].is_source and not self.shift.any()
+        plain = len(self.terms) == 1 and self.terms[0].is_source and (self.shift is ZERO or not self.shift.any())
         return self.terms[0].source if plain else None
 
     def named(self, node: fx.Node) -> Form:
         """The same form, knowing that ``node`` has its value."""
-        if len(self.terms) != 1:
+        if len(self.terms) != 1 or self.terms[0].at is node:
             return self
-        return replace(self, terms=(replace(self.terms[0], at=node),))
+        (term,) = self.terms
+        return Form((Term(term.source, term.map, term.branches, node),), self.shift, self.rank, self.notes)
 
     def scaled(self, factor: Tensor) -> Form:
         """``factor * form`` for a factor of shape () or (channels,)."""
@@ -181,5 +184,7 @@ def _scale(map: ConvMap | Scale, factor: Tensor) -> ConvMap | Scale:
 def _broadcast(function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     if a.dim() and b.dim() and len(a) != len(b):
         raise Illegal(f"constants for {len(a)} and {len(b)} channels meet")
+    if a is ZERO and function is not torch.sub:
+        return b if function is torch.add else a
     device = b.device if b.dim() else a.device
     return function(a.to(device), b.to(device))

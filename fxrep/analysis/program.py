@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from ..capture.observe import Observation
 from ..capture.tracer import Piece, builtin_type, find_tensor, is_builtin, iterate
+from ..capture.walk import walk_paths
 from . import effects
 
 
@@ -26,9 +27,10 @@ class Program:
 
     def __init__(self, piece: Piece, observed: Observation | None = None) -> None:
         self.piece = piece
-        self.modules = dict(piece.root.named_modules(remove_duplicate=False))
+        self.modules = dict(walk_paths(piece.root))
         self.nodes = list(piece.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
+        self._tensors: dict[str, Tensor | None] = {}
         self._rename_after_inplace()
         self._constants: dict[fx.Node, Tensor | None] = {}
         self._alias = _Classes()
@@ -43,7 +45,10 @@ class Program:
 
     def tensor(self, node: fx.Node) -> Tensor | None:
         """The tensor that a ``get_attr`` node reads."""
-        return find_tensor(self.piece.root, str(node.target))
+        path = str(node.target)
+        if path not in self._tensors:
+            self._tensors[path] = find_tensor(self.piece.root, path)
+        return self._tensors[path]
 
     def describe(self, node: fx.Node) -> str:
         """The node in words that a user of the model knows: "BatchNorm2d 'layer1.bn'", "add in 'layer1'"."""
@@ -145,11 +150,12 @@ class Program:
         written: list[tuple[int, fx.Node]] = []
         for i, node in enumerate(self.nodes):
             module = self.module(node)
-            for other in effects.may_alias(node, module):
+            targets = effects.may_write(node, module)
+            written += [(i, target) for target in targets]
+            for other in effects.may_alias(node, module, targets):
                 self._alias.union(other, node)
             if node.op == "get_attr" and (tensor := self.tensor(node)) is not None:
                 self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
-            written += [(i, target) for target in effects.may_write(node, module)]
         for i, target in written:
             self._writes.setdefault(self._alias.find(target), []).append(i)
 

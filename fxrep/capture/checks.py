@@ -6,6 +6,8 @@ from torch import nn
 from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
 
+from .walk import named_tensors
+
 
 def check_model(model: object) -> nn.Module:
     """Return ``model`` if the pass can take it.
@@ -26,7 +28,7 @@ def check_model(model: object) -> nn.Module:
             f"'{type(model).__name__}' is in training mode, where a BatchNorm depends on its batch and cannot be "
             "merged; call model.eval() first"
         )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in named_tensors(model):
         if is_lazy(tensor):
             raise ValueError(f"'{name}' is a lazy, uninitialised parameter; run the model once on an example input")
         if tensor.is_meta:

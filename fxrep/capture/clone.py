@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .walk import tensors, walk
+
 M = TypeVar("M", bound=nn.Module)
 
 ATOMIC = {type(None), bool, int, float, complex, str, bytes, type, FunctionType, torch.dtype, torch.device}
@@ -28,7 +30,7 @@ PROTOCOL = {
 
 def structural_copy(model: M) -> M:
     """A deep copy of ``model`` whose parameters and registered buffers are the caller's own tensors."""
-    copied: M = _copy(model, {id(t): t for t in registered_tensors(model)} | _caches(model))
+    copied: M = _copy(model, {id(t): t for t in tensors(model)} | _caches(model))
     return copied
 
 
@@ -59,8 +61,7 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         return items
     if isinstance(value, nn.Module) and all(getattr(kind, name, None) is ours for name, ours in PROTOCOL.items()):
         memo[id(value)] = module = kind.__new__(kind)  # type: ignore[call-overload]
-        own = ((key, v) for key, v in vars(value).items() if key != "_compiled_call_impl")  # that runs the original
-        module.__setstate__({key: _copy(v, memo) for key, v in own})
+        module.__setstate__(_copy_state(vars(value), memo))
         return module
     try:
         return copy.deepcopy(value, memo)
@@ -70,17 +71,26 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
+def _copy_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    """Copies of a module's attributes. Most are plain values, or the empty dictionaries that every module has."""
+    copied: dict[str, Any] = {}
+    for key, value in state.items():
+        kind = type(value)
+        if kind in ATOMIC:
+            copied[key] = value
+        elif key in STANDARD and not value and (kind is dict or kind is OrderedDict):
+            copied[key] = kind()
+        else:
+            copied[key] = _copy(value, memo)
+    copied.pop("_compiled_call_impl", None)  # it runs the original
+    return copied
+
+
 def _caches(model: nn.Module) -> dict[int, object]:
     """Detached copies of tensors that ``forward`` has left behind: with a gradient, they refuse ``deepcopy``."""
-    own = (v for module in model.modules() for key, v in vars(module).items() if key not in STANDARD)
+    own = (v for _, module in walk(model) for key, v in vars(module).items() if key not in STANDARD)
     values = _tensors(v for v in own if type(v) not in ATOMIC)
     return {id(t): t.detach().clone() for t in values if t.grad_fn is not None}
-
-
-def registered_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Every parameter and buffer of ``model``, each once."""
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def _tensors(values: Iterable[object], depth: int = 3) -> Iterator[Tensor]:

@@ -7,12 +7,13 @@ run the original's weights after a copy.)
 
 from __future__ import annotations
 
+import functools
 import importlib
 import linecache
 import re
 import zlib
 from dataclasses import dataclass
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from torch import fx, nn
@@ -47,8 +48,13 @@ class Forward:
         namespace |= {item[0]: importlib.import_module(item[1]) for item in self.imports}
         filename = f"<fxrep forward {zlib.crc32(self.code.encode()):08x}>"
         linecache.cache[filename] = (len(self.code), None, self.code.splitlines(True), filename)
-        exec(compile(self.code, filename, "exec"), namespace)
+        exec(_compiled(self.code, filename), namespace)
         return namespace["forward"]
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(code: str, filename: str) -> CodeType:
+    return compile(code, filename, "exec")
 
 
 class Rewritten:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from .tracer import Piece, join
+from .walk import walk
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Observation:
 
             return record
 
-        for path, module in model.named_modules():
+        for path, module in walk(model):
             module.register_forward_hook(hook(path))
 
     def ranks(self, piece: Piece) -> dict[fx.Node, int]:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from ..convmap import Illegal
 from .tracer import Call, Piece, forward_parameters, iterate
+from .walk import first_paths, named_tensors
 
 
 @dataclass
@@ -53,26 +54,27 @@ class Scope:
         return inputs == [node]
 
 
-def build(piece: Piece, call: Call, edits: Edits, position: dict[fx.Node, int]) -> Scope:
-    """Fold ``call`` into a graph of its module.
+def build(piece: Piece, call: Call, edits: Edits, nodes: list[fx.Node], position: dict[fx.Node, int]) -> Scope:
+    """Fold ``call`` into a graph of its module; ``nodes`` are the piece's, ``position`` the place of each.
 
     Raises:
         Illegal: a value is needed that does not enter the module by its arguments, or leaves it unseen.
     """
-    return _Builder(piece, call, edits, position).build()
+    return _Builder(piece, call, edits, nodes, position).build()
 
 
 class _Builder:
-    def __init__(self, piece: Piece, call: Call, edits: Edits, position: dict[fx.Node, int]) -> None:
+    def __init__(
+        self, piece: Piece, call: Call, edits: Edits, nodes: list[fx.Node], position: dict[fx.Node, int]
+    ) -> None:
         self.piece, self.call, self.edits = piece, call, edits
-        self.all_nodes, self.position = list(position), position
+        self.all_nodes, self.position = nodes, position
         self.nodes = self.all_nodes[slice(*piece.span(call, position))]
         self.graph = fx.Graph()
         self.values: dict[fx.Node, fx.Node] = {}
         self.scope = Scope(self.graph, {}, {})
-        self.modules = {module: name for name, module in reversed([*call.module.named_modules()])}
-        self.tensors = {id(t): name for name, t in call.module.named_parameters(remove_duplicate=False)}
-        self.tensors |= {id(t): name for name, t in call.module.named_buffers(remove_duplicate=False)}
+        self.modules = first_paths(call.module)
+        self.tensors = {id(tensor): name for name, tensor in named_tensors(call.module)}
 
     def build(self) -> Scope:
         self._bind_arguments()

@@ -14,9 +14,11 @@ Differences from ``torch.fx.Tracer``:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
 import random
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.proxy import Attribute
+
+from .walk import first_paths, named_tensors, walk
 
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
@@ -82,6 +86,10 @@ class Escapes(TypeError):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(f"{type(module).__name__} changes a list or dictionary that it is given")
         self.module = module
+
+
+class RandomDraw(TypeError):
+    """A forward draws random numbers, which would be baked in as constants."""
 
 
 class InplaceMixin:
@@ -183,9 +191,11 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
     trace_asserts = True
 
-    def __init__(self, opaque: dict[nn.Module, str]) -> None:
+    def __init__(self, opaque: dict[nn.Module, str], watch_random: bool = False) -> None:
         super().__init__()
         self.opaque = opaque
+        self.watch_random = watch_random
+        _BUILTIN.clear()  # somebody may have given a class another forward since
         self.calls: list[Call] = []
         self.call_of: dict[fx.Node, Call] = {}
         self.current: Call | None = None
@@ -193,10 +203,7 @@ class Tracer(fx.Tracer):
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
-        for name, tensor in (
-            *root.named_parameters(remove_duplicate=False),
-            *root.named_buffers(remove_duplicate=False),
-        ):
+        for name, tensor in named_tensors(root):
             self.tensor_names.setdefault(id(tensor), name)
         self.current = Call(root, "", None)
         self.calls.append(self.current)
@@ -269,7 +276,7 @@ class Tracer(fx.Tracer):
         call.after = mark
         state = _state(m)
         try:
-            with _no_random(path):
+            with _no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = forward(*args, **kwargs)
             call.output, call.last = self._nodes(result), self._last_node()
             if _changed(m, state):
@@ -303,6 +310,10 @@ class Tracer(fx.Tracer):
             return a.node
         if type(a) in (bool, int, float, str, type(None)):  # what most arguments are
             return a  # type: ignore[no-any-return]
+        if type(a) is tuple:
+            return tuple(map(self.create_arg, a))
+        if type(a) is dict and all(type(key) is str for key in a):
+            return {key: self.create_arg(value) for key, value in a.items()}
         if isinstance(a, Tensor) and id(a) in self.tensor_names:
             return self.create_node("get_attr", self.tensor_names[id(a)], (), {})
         return super().create_arg(a)
@@ -370,7 +381,7 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
     The model is run on symbols, which can leave marks on it: pass a structural copy of the ``original``. Modules that
     refused to be copied are left alone.
     """
-    shared = set(original.modules()) & set(model.modules()) if original is not None else set()
+    shared = {m for _, m in walk(original)}.intersection(m for _, m in walk(model)) if original is not None else set()
     opaque = dict.fromkeys(shared, "its copy is itself")
     pieces: list[Piece] = []
     seen: set[nn.Module] = set(shared)
@@ -389,12 +400,12 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
         try:
             if "forward" in vars(module):
                 raise TypeError("its forward is replaced on the instance")
-            pieces.append(Tracer(opaque).trace_piece(module, path))
+            pieces.append(_trace_piece(module, path, opaque))
         except Exception as error:
             if type(module).forward is not nn.Module.forward:
                 opaque[module] = f"cannot be traced: {_first_line(error)}"
             waiting += [(join(path, name), child) for name, child in module.named_children()]
-        names = {m: n for n, m in module.named_modules()}
+        names = first_paths(module)
         for inner in opaque.keys() - before:
             if inner is not module and inner in names:
                 inner_path = join(path, names[inner])
@@ -402,6 +413,13 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
                     continue
                 waiting.append((inner_path, inner))
     return pieces, opaque
+
+
+def _trace_piece(module: nn.Module, path: str, opaque: dict[nn.Module, str]) -> Piece:
+    try:
+        return Tracer(opaque).trace_piece(module, path)
+    except RandomDraw:  # somewhere inside: look at every call
+        return Tracer(opaque, watch_random=True).trace_piece(module, path)
 
 
 def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
@@ -464,10 +482,20 @@ def is_builtin(module: nn.Module) -> bool:
 
 def builtin_type(module: nn.Module) -> type[nn.Module] | None:
     """The torch.nn class that decides what a call of ``module`` does; None if somebody else's code does."""
-    for base in type(module).__mro__:
+    kind = type(module)
+    if kind not in _BUILTIN:
+        _BUILTIN[kind] = _builtin_base(kind)
+    return _BUILTIN[kind]
+
+
+_BUILTIN: weakref.WeakKeyDictionary[type[nn.Module], type[nn.Module] | None] = weakref.WeakKeyDictionary()
+
+
+def _builtin_base(kind: type[nn.Module]) -> type[nn.Module] | None:
+    for base in kind.__mro__:
         if base.__module__.startswith("torch.nn.modules."):
             methods = ("forward", "_conv_forward", "__call__", "_check_input_dim")
-            same = all(getattr(type(module), m, None) is getattr(base, m, None) for m in methods)
+            same = all(getattr(kind, m, None) is getattr(base, m, None) for m in methods)
             plain = base is not nn.Module and not issubclass(base, nn.Sequential)
             return base if same and plain else None
     return None
@@ -511,7 +539,7 @@ class _tensors_are_tensors:
     """Let ``isinstance(x, torch.Tensor)`` hold for symbols, in the files that the modules' classes are written in."""
 
     def __init__(self, root: nn.Module) -> None:
-        files = {id(f.__globals__): f.__globals__ for m in root.modules() if (f := _written(m)) is not None}
+        files = {id(f.__globals__): f.__globals__ for _, m in walk(root) if (f := _written(m)) is not None}
         self.files = [names for names in files.values() if "isinstance" not in names]
 
     def __enter__(self) -> None:
@@ -541,7 +569,7 @@ def _isinstance(value: Any, kind: Any) -> bool:
 
 
 class _no_random:
-    """Refuse code that draws random numbers while it is traced: they would be baked in as constants."""
+    """Refuse code that draws random numbers while it is traced."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -550,10 +578,12 @@ class _no_random:
         self.state, self.python = torch.get_rng_state(), random.getstate()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and not (torch.equal(self.state, torch.get_rng_state()) and self.python == random.getstate()):
-            torch.set_rng_state(self.state)
-            random.setstate(self.python)
-            raise TypeError(f"{self.where or 'forward'} draws random numbers")
+        if torch.equal(self.state, torch.get_rng_state()) and self.python == random.getstate():
+            return
+        torch.set_rng_state(self.state)
+        random.setstate(self.python)
+        if kind is None:
+            raise RandomDraw(f"{self.where or 'forward'} draws random numbers")
 
 
 def iterate(value: Any) -> Iterator[fx.Node]:

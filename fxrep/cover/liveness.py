@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType
-from typing import TypeVar
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
 from ..analysis.program import Program
 from ..capture.scopes import Edits
 from ..capture.tracer import Call, Piece, join
+from ..capture.walk import named_tensors, tensors, walk
 
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ class Liveness:
                 dropped = gone or node in edits.sites or (node in edits.passing and piece.call_of[node] in rewritten)
                 self._module(module, join(piece.path, str(node.target)), dropped)
                 if not dropped:
-                    self.live_tensors.update(map(id, (*module.parameters(), *module.buffers())))
+                    self.live_tensors.update(map(id, tensors(module)))
             tensor = program.tensor(node) if node.op == "get_attr" else None
             if tensor is not None and gone:
                 self.dead_tensors[id(tensor)] = join(piece.path, str(node.target))
@@ -63,7 +65,9 @@ class Liveness:
         removed: dict[str, None] = {}
         names: dict[str, set[str]] = {}
         for module, path in sorted(self.dead.items(), key=lambda item: item[1].count(".")):
-            if any(outer in removed for outer in _prefixes(path)) or not self.live.isdisjoint(module.modules()):
+            if any(outer in removed for outer in _prefixes(path)) or not self.live.isdisjoint(
+                m for _, m in walk(module)
+            ):
                 continue
             owner = next((p for p in _prefixes(path) if p in rewritten), None)
             if owner is None or pinned(path):
@@ -95,10 +99,7 @@ def dead_tensors(model: nn.Module, replaced: Iterable[str]) -> list[Tensor]:
     gone = set(replaced)
     kept: set[int] = set()
     found: list[Tensor] = []
-    for name, tensor in (
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ):
+    for name, tensor in named_tensors(model):
         if name in gone or any(outer in gone for outer in _prefixes(name)):
             found.append(tensor)
         else:
@@ -133,20 +134,41 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
     """
     forward = _users_function(getattr(type(module), "forward", None))
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    functions = {f for f in (forward, *map(_users_function, hooks)) if f is not None}
-    holders: set[type] = {type(module)}
-    while True:
-        names = set[str]().union(*map(_names, functions))
-        places = [vars(module), *(function.__globals__ for function in functions), *map(_namespace, holders)]
-        found = [place[name] for name in names for place in places if name in place]
-        reached = [*found, *(item for value in found for item in _items(value))]  # a table of helpers, say
-        more = {function for value in reached if (function := _users_function(value)) is not None} - functions
-        kinds = {type(value) for value in reached if _is_users(type(value))} - holders
-        if not more and not kinds:
-            seen = functions - {forward} if but_forward else functions
-            return set[str]().union(*map(_names, seen))
-        functions |= more
-        holders |= kinds
+    functions: dict[FunctionType, None] = {}
+    spaces: list[dict[str, Any]] = [vars(module)]
+    holders: set[type | ModuleType] = set()
+    names: set[str] = set()
+    waiting: list[object] = [forward, *hooks]
+
+    def reach(value: object) -> None:
+        waiting.append(value)
+        waiting.extend(_items(value))  # a table of helpers, say
+
+    def hold(holder: type | ModuleType) -> None:
+        if holder not in holders and _is_users(holder):
+            holders.add(holder)
+            space = _namespace(holder) if isinstance(holder, type) else vars(holder)
+            spaces.append(space)
+            for name in names & space.keys():
+                reach(space[name])
+
+    hold(type(module))
+    while waiting:
+        value = waiting.pop()
+        hold(value if isinstance(value, ModuleType) else type(value))
+        function = _users_function(value)
+        if function is None or function in functions:
+            continue
+        functions[function] = None
+        mentioned = _names(function)
+        for name in mentioned & function.__globals__.keys():
+            reach(function.__globals__[name])
+        for name in mentioned - names:
+            for space in spaces:
+                if name in space:
+                    reach(space[name])
+        names |= mentioned
+    return set[str]().union(*(_names(f) for f in functions if not (but_forward and f is forward)))
 
 
 def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
@@ -188,9 +210,11 @@ def _items(value: object) -> Collection[object]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _is_users(cls: type) -> bool:
-    """Whether a class is neither Python's nor torch's own."""
-    return cls.__module__.split(".")[0] not in ("builtins", "torch", "types", "typing", "collections", "functools")
+def _is_users(holder: type | ModuleType) -> bool:
+    """Whether a class or a file is neither Python's nor torch's own."""
+    home = holder.__module__ if isinstance(holder, type) else holder.__name__
+    package = home.split(".")[0]
+    return package != "torch" and package not in sys.stdlib_module_names
 
 
 def _users_function(value: object) -> FunctionType | None:

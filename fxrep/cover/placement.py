@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from ..capture.tracer import Call, Piece, find_tensor, join
+from ..capture.walk import tensors, walk_paths
 from .liveness import entry_points, reachable_names
 from .regions import Region
 
@@ -49,7 +50,7 @@ class Usage:
         self.mentioned = {path: reachable_names(module) for path, module in opaque.items()}
         for piece in pieces:
             self.times.update(call.module for call in piece.calls)
-            modules = dict(piece.root.named_modules(remove_duplicate=False))
+            modules = dict(walk_paths(piece.root))
             for node in piece.graph.nodes:
                 own = self.own[piece.call_of[node]]
                 self.ordinal[node] = len(own)
@@ -71,8 +72,7 @@ class Usage:
     def replaceable(self, piece: Piece, node: fx.Node, twins: int) -> bool:
         """Whether the module that ``node`` calls can become another one, when ``twins`` of its calls are edited."""
         module = piece.root.get_submodule(str(node.target))
-        tensors = (*module.parameters(), *module.buffers())
-        alone = self.times[module] == twins and self.read.isdisjoint(map(id, tensors))
+        alone = self.times[module] == twins and self.read.isdisjoint(map(id, tensors(module)))
         return alone and not self.pinned(join(piece.path, str(node.target)))
 
     def pinned(self, path: str) -> bool:

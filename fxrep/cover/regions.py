@@ -91,7 +91,9 @@ class Analysis:
                     self.reasons[node] = reason
             return
         for node in self.program.nodes:
-            if node.op in ("placeholder", "get_attr", "output") or self.program.constant(node) is not None:
+            if node.op in ("placeholder", "get_attr", "output") or effects.is_number(node):
+                continue
+            if self.program.constant(node) is not None:
                 continue
             try:
                 self.linear[node] = read(Operator(node, self.program, self.policy))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..analysis.forms import Form, Term
+from ..analysis.forms import ZERO, Form, Term
 from ..convmap import ConvMap, Illegal
 from .registry import Linear, Operator, operator
 
@@ -60,7 +60,7 @@ def _conv(
 ) -> Linear:
     pads = _pads(padding, weight.shape[2:], dilation)
     conv = ConvMap.conv(weight.detach(), stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode)
-    shift = torch.zeros((), dtype=torch.float64) if bias is None else bias.detach().double()
+    shift = ZERO if bias is None else bias.detach().double()
 
     def combine(form: Form) -> Form:
         if form.source is None:

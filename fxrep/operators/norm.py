@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,13 +57,12 @@ def _batch_norm(
     if mean is None or var is None:
         raise Illegal(f"{op.program.describe(op.node)} has no running statistics and normalises by the batch")
     value = op.value(x)
-    factor = (var.detach().double() + eps).rsqrt()
+    factor = (var.detach().double() + eps).rsqrt_()
     if weight is not None:
-        factor = factor * weight.detach().double()
-    shift = -mean.detach().double() * factor
-    if bias is not None:
-        shift = shift + bias.detach().double()
-    if not bool(torch.isfinite(factor).all() & torch.isfinite(shift).all()):
+        factor = factor.mul_(weight.detach())
+    shift = factor * mean.detach()
+    shift = shift.neg_() if bias is None else bias.detach() - shift
+    if not math.isfinite((factor + shift).sum()):
         raise Illegal(f"{op.program.describe(op.node)} has NaN or infinite statistics")
 
     def combine(form: Form) -> Form:

@@ -1,0 +1,73 @@
+"""Modules and tensors of a model with their paths, in one walk: several times as fast as ``named_parameters``.
+
+Unlike torch's own walks, they come as lists, in the order of the model, and a module that holds one of those around it
+ends the walk there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+
+def walk(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module, each once, by its first path."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+
+    def visit(path: str, module: nn.Module) -> None:
+        seen.add(module)
+        found.append((path, module))
+        for name, child in module._modules.items():
+            if child is not None and child not in seen:
+                visit(f"{path}.{name}" if path else name, child)
+
+    visit("", root)
+    return found
+
+
+def walk_paths(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module, by every path to it."""
+    found: list[tuple[str, nn.Module]] = []
+    around: set[nn.Module] = set()
+
+    def visit(path: str, module: nn.Module) -> None:
+        found.append((path, module))
+        around.add(module)
+        for name, child in module._modules.items():
+            if child is not None and child not in around:
+                visit(f"{path}.{name}" if path else name, child)
+        around.remove(module)
+
+    visit("", root)
+    return found
+
+
+def first_paths(root: nn.Module) -> dict[nn.Module, str]:
+    """The first path of every module."""
+    return {module: path for path, module in walk(root)}
+
+
+def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every registered parameter and buffer, by every path to it."""
+    for path, module in walk_paths(root):
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if tensor is not None:
+                    yield f"{path}.{name}" if path else name, tensor
+
+
+def tensors(root: nn.Module) -> Iterator[Tensor]:
+    """Every registered parameter and buffer."""
+    for _, module in walk(root):
+        for own in (module._parameters, module._buffers):
+            for tensor in own.values():
+                if tensor is not None:
+                    yield tensor
+
+
+def count_parameters(root: nn.Module) -> int:
+    """How many numbers a model's parameters hold, each parameter once."""
+    parameters = {id(p): p for _, module in walk(root) for p in module._parameters.values() if p is not None}
+    return sum(p.numel() for p in parameters.values())
