@@ -20,6 +20,7 @@ from ..analysis import effects
 from ..analysis.cost import Policy
 from ..analysis.forms import Form, atom, place_shift
 from ..analysis.program import Program
+from ..capture.tracer import is_number
 from ..convmap import ConvMap, Illegal
 from ..operators import Linear, Operator, Stacked, read
 
@@ -91,7 +92,7 @@ class Analysis:
                     self.reasons[node] = reason
             return
         for node in self.program.nodes:
-            if node.op in ("placeholder", "get_attr", "output") or effects.is_number(node):
+            if node.op in ("placeholder", "get_attr", "output") or is_number(node):
                 continue
             if self.program.constant(node) is not None:
                 continue
