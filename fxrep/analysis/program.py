@@ -149,13 +149,16 @@ class Program:
         by_storage: dict[int, fx.Node] = {}
         written: list[tuple[int, fx.Node]] = []
         for i, node in enumerate(self.nodes):
+            if node.op == "get_attr":
+                tensor = self.tensor(node)
+                if tensor is not None:
+                    self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
+                continue
             module = self.module(node)
             targets = effects.may_write(node, module)
             written += [(i, target) for target in targets]
             for other in effects.may_alias(node, module, targets):
                 self._alias.union(other, node)
-            if node.op == "get_attr" and (tensor := self.tensor(node)) is not None:
-                self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
         for i, target in written:
             self._writes.setdefault(self._alias.find(target), []).append(i)
 

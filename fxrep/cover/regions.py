@@ -130,14 +130,16 @@ class Analysis:
     # -------------------------------------------------------------------------------------------------------- forms
     def _visit(self, node: fx.Node) -> None:
         linear = self.linear.get(node)
-        form: Form | Stacked = atom(node, self.program.ranks.get(node))
-        if linear is not None:
-            try:
-                form = linear.combine(*(self._operand(n, node, linear) for n in linear.operands))
-            except Illegal as reason:
-                self.reasons[node] = str(reason)
-                for operand in linear.operands:
-                    self._require(operand)
+        if linear is None:  # its form is the value itself
+            return
+        form: Form | Stacked
+        try:
+            form = linear.combine(*(self._operand(n, node, linear) for n in linear.operands))
+        except Illegal as reason:
+            self.reasons[node] = str(reason)
+            form = atom(node, self.program.ranks.get(node))
+            for operand in linear.operands:
+                self._require(operand)
         self.forms[node] = form.named(node) if isinstance(form, Form) else form
         if node in self.required:
             self._finish(node)
@@ -147,7 +149,9 @@ class Analysis:
         writer = self.program.written_between(operand, operand, reader)
         if writer is not None and writer is not reader:
             raise Illegal(f"{self.program.describe(writer)} may write to its input before it is read")
-        form = self.forms[operand]
+        form = self.forms.get(operand)
+        if form is None:
+            return atom(operand, self.program.ranks.get(operand))
         if isinstance(form, Form) and form.source is not None:
             return form
         if operand in self.required or not linear.absorbs:
