@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import fxrep
 from tests.helpers import assert_merged, randomize, relative_error, run
@@ -41,6 +42,12 @@ def other_source_first(m: Program, x: Tensor) -> Tensor:
     return t
 
 
+def in_place_on_what_an_identity_passes_on(m: Program, x: Tensor) -> Tensor:
+    t = F.dropout(m.c(x.relu()), training=False)
+    t += m.a(x)
+    return t + m.b(x)
+
+
 EXACT: dict[str, tuple[Callable[..., Tensor], tuple[int, int, int]]] = {
     # the stack stayed while the sum that undoes it went
     "a stack of one": (lambda m, x: torch.stack([m.bn(m.a(x))]).sum(0), (1, 0, 0)),
@@ -54,6 +61,10 @@ EXACT: dict[str, tuple[Callable[..., Tensor], tuple[int, int, int]]] = {
     "another source first, in place": (other_source_first, (2, 0, 1)),
     "another source, negated": (lambda m, x: m.a(x) - (m.b(x) + x.relu()), (1, 0, 1)),
     "another source, in a mean": (lambda m, x: torch.stack([m.a(x), x.relu(), m.b(x)]).mean(0), (1, 0, 1)),
+    # only the value right before the write was known to be of no use to others
+    "another source first, through a no-op": (in_place_on_what_an_identity_passes_on, (2, 0, 1)),
+    # a value that is scaled by channel stood in the way of the others once the sum was scaled
+    "a norm of another source, in a mean": (lambda m, x: (m.a(x) + m.bn(x.relu()) + m.b(x)) * 0.5, (1, 1, 1)),
     "a norm over two sources": (lambda m, x: m.bn(m.a(x) + m.b(x.relu())), (2, 0, 1)),
 }
 

@@ -17,6 +17,7 @@ from ..convmap import ConvMap, Illegal
 from .cost import Cost, Policy, of_add, of_conv
 
 ZERO = torch.zeros((), dtype=torch.float64)
+ONE = torch.ones((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,21 @@ class Scale:
 
     @property
     def value(self) -> Tensor:
-        return torch.ones((), dtype=torch.float64) if self.factor is None else self.factor
+        return ONE if self.factor is None else self.factor
 
 
 @dataclass(frozen=True)
 class Term:
     """``map(source)``; ``branches`` counts the summands that were merged into it.
 
-    ``at`` is the node, if there is one, whose value is this term and nothing else.
+    ``times`` the value of the node ``at``, if there is one, is this term and nothing else but a shift.
     """
 
     source: fx.Node
     map: ConvMap | Scale
     branches: int = 1
     at: fx.Node | None = None
+    times: Tensor = ONE
 
     @property
     def is_source(self) -> bool:
@@ -74,15 +76,25 @@ class Form:
     def named(self, node: fx.Node) -> Form:
         """The same form, knowing that ``node`` has its value."""
         if len(self.terms) != 1 or self.terms[0].at is node:
-            return self
+            return self  # a sum has no one term that has its value
         (term,) = self.terms
-        return Form((Term(term.source, term.map, term.branches, node),), self.shift, self.rank, self.notes)
+        return Form((Term(term.source, term.map, term.branches, node, ONE),), self.shift, self.rank, self.notes)
 
     def scaled(self, factor: Tensor) -> Form:
         """``factor * form`` for a factor of shape () or (channels,)."""
         if factor.dim() and len(self.terms) > 1 and any(isinstance(t.map, Scale) for t in self.terms):
             raise Illegal("its input is a sum of which one part is not a convolution")
-        terms = tuple(replace(t, map=_scale(t.map, factor), at=None) for t in self.terms)
+        scalar = factor.dim() == 0
+        terms = tuple(
+            Term(
+                t.source,
+                _scale(t.map, factor),
+                t.branches,
+                t.at if scalar else None,
+                t.times * factor.to(t.times.device) if scalar else ONE,
+            )
+            for t in self.terms
+        )
         return replace(self, terms=terms, shift=_broadcast(torch.mul, self.shift, factor))
 
     def separated(self, values: dict[fx.Node, Form]) -> Form:
@@ -90,8 +102,8 @@ class Form:
         terms, shift = [], self.shift
         for term in self.terms:
             if term.at in values:
-                shift = _broadcast(torch.sub, shift, values[term.at].shift)
-                term = Term(term.at, Scale(), at=term.at)
+                shift = _broadcast(torch.sub, shift, _broadcast(torch.mul, values[term.at].shift, term.times))
+                term = Term(term.at, Scale(None if term.times is ONE else term.times), at=term.at, times=term.times)
             terms.append(term)
         return replace(self, terms=tuple(terms), shift=shift)
 
@@ -100,8 +112,7 @@ class Form:
         for term in self.terms:
             if constant.dim() and isinstance(term.map, ConvMap) and len(constant) != term.map.out_channels:
                 raise Illegal(f"a constant for {len(constant)} channels is added to {term.map.out_channels}")
-        terms = tuple(replace(t, at=None) for t in self.terms)
-        return replace(self, terms=terms, shift=_broadcast(torch.add, self.shift, constant))
+        return replace(self, shift=_broadcast(torch.add, self.shift, constant))
 
 
 def atom(node: fx.Node, rank: int | None) -> Form:

@@ -18,7 +18,7 @@ from torch import fx
 
 from ..analysis import effects
 from ..analysis.cost import Policy
-from ..analysis.forms import Form, atom, place_shift
+from ..analysis.forms import ONE, Form, Term, atom, place_shift
 from ..analysis.program import Program
 from ..capture.tracer import is_number
 from ..convmap import ConvMap, Illegal
@@ -174,7 +174,9 @@ class Analysis:
         if len(form.terms) > 1:  # what nothing was merged into is a value of its own
             for term in form.terms:
                 inner = self.forms.get(term.at) if term.at is not None else None
-                if term.branches == 1 and term.at is not None and not term.is_source and isinstance(inner, Form):
+                if term.at is None or term.branches > 1 or term.is_source or not isinstance(inner, Form):
+                    continue
+                if term.times is ONE or not _folds(term):  # a convolution takes a factor in at no cost
                     values[term.at] = inner
             form = form.separated(values)
         interior = self._interior(root, {t.source for t in form.terms})
@@ -267,7 +269,10 @@ class Analysis:
         for node in region.nodes:
             for target in effects.may_write(node, program.module(node)):
                 own.add(node)
-                earlier = (n for n in program.aliases(target) if program.position[n] < program.position[node])
+                earlier = [n for n in program.aliases(target) if program.position[n] < program.position[node]]
+                for n in sorted(earlier, key=program.position.__getitem__, reverse=True):
+                    if n.op not in ("placeholder", "get_attr") and n.users and dies.issuperset(n.users):
+                        dies.add(n)  # only such a value is computed from it
                 outside = next((n for n in earlier if n not in dies), None)
                 if outside is not None:
                     raise Illegal(
@@ -282,3 +287,8 @@ class Analysis:
                 raise Illegal(
                     f"{program.describe(writer)} may write to {program.describe(term.source)} before the merge is done"
                 )
+
+
+def _folds(term: Term) -> bool:
+    """Whether a factor on the term costs nothing or one multiplication by a number."""
+    return isinstance(term.map, ConvMap) or term.map.value.dim() == 0
