@@ -189,8 +189,9 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
         if isinstance(form, Form) and form.source not in (None, node):
             edits.aliases.setdefault(form.source, []).append(node)
     recomputed = {*edits.gone, *edits.sites}
+    needed = {source for summands in edits.sites.values() for _, source, _ in summands}
     for node in reversed(program.nodes):
-        if node in edits.gone or not node.users or node.op == "placeholder":
+        if node in edits.gone or node in needed or not node.users or node.op == "placeholder":
             continue
         linear = analysis.linear.get(node)
         if linear is not None and linear.absorbs and not linear.kind:
