@@ -59,8 +59,8 @@ class Program:
             return f"input '{node.target}'"
         if node.op == "get_attr":
             return f"'{self.path(str(node.target))}'"
-        name = effects.name_of(node) or str(node.target)
-        where = self.path(self.piece.where(node))
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        where = self.path(self.piece.call_of[node].path)
         return f"{name} in '{where}'" if where else f"{name} in forward"
 
     def path(self, inner: str) -> str:
