@@ -7,6 +7,7 @@
 
 from .analysis.cost import PolicyName
 from .api import Verification, explain, reparameterize, report, trace, verify
+from .load import load
 from .report import Kept, Merged, Report
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "Report",
     "Verification",
     "explain",
+    "load",
     "reparameterize",
     "report",
     "trace",

@@ -7,24 +7,28 @@ import copy
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from .analysis.cost import PolicyName, policy_named
-from .capture import Observation, Tracer, check_model, owning_copy, structural_copy
+from .analysis.cost import Policy, PolicyName, policy_named
+from .capture import Observation, Piece, Tracer, check_model, owning_copy, structural_copy
+from .capture.exported import Exported, Shapes, is_exported, replace_content, runnable
 from .capture.walk import count_parameters, walk
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .report import Report, make_report
 from .rewrite import rewrite
+from .rewrite_flat import rewrite_flat
 
 M = TypeVar("M", bound=nn.Module)
 
 REPORT = "_fxrep_report"
 
 
+@overload
 def reparameterize(
     model: M,
     example_inputs: tuple[Any, ...] | None = None,
@@ -32,11 +36,33 @@ def reparameterize(
     inplace: bool = False,
     policy: PolicyName = "default",
     progress: Callable[[int, int], None] | None = None,
-) -> M:
+) -> M: ...
+
+
+@overload
+def reparameterize(
+    model: ExportedProgram,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    inplace: bool = False,
+    policy: PolicyName = "default",
+    progress: Callable[[int, int], None] | None = None,
+) -> ExportedProgram: ...
+
+
+def reparameterize(
+    model: nn.Module | ExportedProgram,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    inplace: bool = False,
+    policy: PolicyName = "default",
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Module | ExportedProgram:
     """Merge the linear branches of a trained model into single convolutions with the same output.
 
     Args:
-        model: any ``nn.Module`` in eval mode. It is not changed, unless ``inplace``.
+        model: any ``nn.Module`` in eval mode, or a ``torch.export.ExportedProgram`` of one. It is not changed, unless
+            ``inplace``.
         example_inputs: the positional arguments of a call. Never needed; with them the outputs of the whole model
             before and after are compared as well, and the number of axes of its values is known where the operators
             leave it open.
@@ -47,10 +73,11 @@ def reparameterize(
 
     Returns:
         A model of the same class, with the same attributes, methods and module tree, but for the merged pieces. A
-        ``GraphModule`` comes back as a ``GraphModule``.
+        ``GraphModule`` comes back as a ``GraphModule``, an ``ExportedProgram`` as an ``ExportedProgram`` with the same
+        dynamic shapes.
 
     Raises:
-        TypeError: ``model`` is not an ``nn.Module``.
+        TypeError: ``model`` is neither an ``nn.Module`` nor an ``ExportedProgram``.
         ValueError: ``model`` is in training mode, is not initialised, or has no values; or ``policy`` is unknown.
         RuntimeError: with ``example_inputs``, the outputs differ.
 
@@ -67,6 +94,9 @@ def reparameterize(
     """
     check_model(model)
     rule = policy_named(policy)
+    if is_exported(model):
+        return _reparameterize_exported(model, example_inputs, inplace, rule, progress)
+    assert isinstance(model, nn.Module)
     with torch.no_grad(), _collector_paused():
         expected, observed = _observe(model, example_inputs)
         plan = make_plan(structural_copy(model), model, rule, observed, progress)
@@ -86,13 +116,54 @@ def reparameterize(
     return result
 
 
-def explain(model: nn.Module, *, policy: PolicyName = "default") -> Report:
+def _reparameterize_exported(
+    model: ExportedProgram | fx.GraphModule,
+    example_inputs: tuple[Any, ...] | None,
+    inplace: bool,
+    policy: Policy,
+    progress: Callable[[int, int], None] | None,
+) -> ExportedProgram | fx.GraphModule:
+    """The same for a graph whose modules have no forward of their own."""
+    with torch.no_grad(), _collector_paused():
+        expected, _ = _observe(model, example_inputs)
+        program = Exported(model)
+        parameters = program.parameters(model)
+        plan = _plan_exported(program, policy, progress)
+        report = make_report(plan)
+        rewrite_flat(plan, program)
+        result = program.finish(share=inplace)
+        if expected is not None and example_inputs is not None:
+            _require_equal(expected, _run(_with_own_buffers(runnable(result)), example_inputs))
+        report.model, report.parameters = type(model).__name__, (parameters, program.parameters(result))
+        vars(result)[REPORT] = report
+        if inplace:
+            replace_content(model, result)
+    return model if inplace else result
+
+
+def _plan_exported(program: Exported, policy: Policy, progress: Callable[[int, int], None] | None = None) -> Plan:
+    captured: tuple[list[Piece], dict[nn.Module, str]] = [program.piece], program.opaque
+    return make_plan(program.holder, program.holder, policy, Shapes(), progress, captured)
+
+
+def explain(model: nn.Module | ExportedProgram, *, policy: PolicyName = "default") -> Report:
     """The report that ``reparameterize`` would give, without changing or copying anything.
 
     Raises:
         TypeError, ValueError: as ``reparameterize``.
     """
     check_model(model)
+    if is_exported(model):
+        program = Exported(model)
+        parameters = program.parameters(model)
+        with torch.no_grad(), _collector_paused():
+            plan = _plan_exported(program, policy_named(policy))
+            report = make_report(plan)
+            rewrite_flat(plan, program)
+            result = program.finish(share=True)
+        report.model, report.parameters = type(model).__name__, (parameters, program.parameters(result))
+        return report
+    assert isinstance(model, nn.Module)
     with torch.no_grad(), _collector_paused():
         plan = make_plan(structural_copy(model), model, policy_named(policy))
         report = make_report(plan)
@@ -101,13 +172,13 @@ def explain(model: nn.Module, *, policy: PolicyName = "default") -> Report:
     return report
 
 
-def report(result: nn.Module) -> Report:
+def report(result: nn.Module | ExportedProgram) -> Report:
     """What ``reparameterize`` did to make ``result``: print it.
 
     Raises:
         ValueError: ``result`` was not made by ``reparameterize``.
     """
-    found = vars(result).get(REPORT) if isinstance(result, nn.Module) else None
+    found = vars(result).get(REPORT) if isinstance(result, nn.Module | ExportedProgram) else None
     if not isinstance(found, Report):
         raise ValueError(
             f"this {type(result).__name__} was not made by fxrep.reparameterize; "
@@ -126,6 +197,8 @@ def trace(model: nn.Module) -> fx.GraphModule:
         RuntimeError: the model's own forward cannot be traced; the message says why.
     """
     check_model(model)
+    if isinstance(model, ExportedProgram):
+        raise TypeError("an ExportedProgram is one graph already; program.module() makes a GraphModule of it")
     copied = structural_copy(model)
     try:
         piece = Tracer({}).trace_piece(copied, "")
@@ -157,7 +230,11 @@ class Verification:
 
 
 def verify(
-    before: nn.Module, after: nn.Module, inputs: tuple[Any, ...], *, tolerance: float | None = None
+    before: nn.Module | ExportedProgram,
+    after: nn.Module | ExportedProgram,
+    inputs: tuple[Any, ...],
+    *,
+    tolerance: float | None = None,
 ) -> Verification:
     """Run two models on the same inputs and compare every tensor that comes out.
 
@@ -171,24 +248,27 @@ def verify(
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     with torch.no_grad():
-        return _difference(_run(before, arguments), _run(after, arguments), tolerance)
+        return _difference(_run(runnable(before), arguments), _run(runnable(after), arguments), tolerance)
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     """Every tensor that a call returns; its inputs are left as they were, and random numbers repeat."""
+    symbols: dict[int, Any] = {id(leaf): leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.SymInt)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        output = model(*copy.deepcopy(inputs))
+        output = model(*copy.deepcopy(inputs, symbols))
     return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
 
 
-def _observe(model: nn.Module, inputs: tuple[Any, ...] | None) -> tuple[list[Tensor] | None, Observation | None]:
+def _observe(
+    model: nn.Module | ExportedProgram, inputs: tuple[Any, ...] | None
+) -> tuple[list[Tensor] | None, Observation | None]:
     """Run the model, if there are inputs, and watch the values go by."""
     if inputs is None:
         return None, None
     if not isinstance(inputs, tuple):
         raise TypeError(f"example_inputs is a tuple of the arguments of a call, not a {type(inputs).__name__}")
-    observed, copied = Observation(), _with_own_buffers(model)
+    observed, copied = Observation(), _with_own_buffers(runnable(model))
     observed.watch(copied)
     return _run(copied, inputs), observed
 

@@ -15,6 +15,7 @@ computed when somebody asks for them, in float64.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Cast = Callable[[Tensor], Tensor]
+
+LARGEST = 2**24
+"""Elements of a composed kernel, above which it must not be larger than those that it is composed of."""
 
 
 class Illegal(Exception):
@@ -54,6 +58,21 @@ class Taps:
         step = math.gcd(*(t.step for t in (self, other) if t.count > 1), self.first - other.first)
         return Taps(first, step, (last - first) // step + 1) if step else Taps(first, 1, 1)
 
+    def then(self, outer: Taps, stride: int) -> Taps:
+        """The taps ``stride * t2 + t1`` of a kernel with taps ``outer`` that reads what these taps gave.
+
+        >>> Taps(-1, 1, 3).then(Taps(-1, 1, 3), stride=2)
+        Taps(first=-3, step=1, count=7)
+        """
+        first, last = (stride * t2 + t1 for t1, t2 in ((self.first, outer.first), (self.last, outer.last)))
+        steps = [*([self.step] if self.count > 1 else []), *([stride * outer.step] if outer.count > 1 else [])]
+        step = math.gcd(*steps) or 1
+        return Taps(first, step, (last - first) // step + 1)
+
+    @property
+    def positions(self) -> range:
+        return range(self.first, self.last + 1, self.step)
+
     def within(self, whole: Taps) -> slice:
         """The slice of ``whole``'s positions at which these taps sit."""
         start = (self.first - whole.first) // whole.step
@@ -73,6 +92,71 @@ class Part:
     taps: tuple[Taps, ...]
     scale: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight,)
+
+    @property
+    def size(self) -> int:
+        """Elements of the kernel over the part's own taps, in its own grouping."""
+        return self.weight.numel()
+
+    def kernel(self, take: Cast) -> Tensor:
+        """The part's kernel in float64; ``take`` gives a float64 copy of a weight that may be written to."""
+        return take(self.weight).mul_(_per_channel(self.scale, self.weight.dim()))
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One summand of a map's kernel: ``diag(scale) @ (outer after inner)``."""
+
+    inner: ConvMap
+    outer: ConvMap
+    groups: int
+    taps: tuple[Taps, ...]
+    scale: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.inner.tensors + self.outer.tensors
+
+    @property
+    def size(self) -> int:
+        counts = math.prod(t.count for t in self.taps)
+        return self.outer.out_channels * (self.inner.in_channels // self.groups) * counts
+
+    def kernel(self, take: Cast) -> Tensor:
+        """``W[o, i, s t2 + t1] = sum_m W2[o, m, t2] W1[m, i, t1]``."""
+        g, inner, outer = self.groups, self.inner, self.outer
+        if inner.is_channelwise:
+            first = inner.weight(take=take).reshape(g, 1, inner.out_channels // g, 1, -1)
+            second = outer.weight(take=take).reshape(g, outer.out_channels // g, inner.out_channels // g, -1, 1)
+            product = second * first.to(second.device)
+        elif outer.is_channelwise:
+            first = inner.weight(take=take).reshape(g, inner.out_channels // g, inner.in_channels // g, 1, -1)
+            second = outer.weight(take=take).reshape(g, outer.out_channels // g, 1, -1, 1)
+            product = second.to(first.device) * first
+        else:
+            first = replace(inner, groups=g).weight(take=take)
+            second = replace(outer, groups=g).weight(take=take).to(first.device)
+            first = first.reshape(g, inner.out_channels // g, inner.in_channels // g, -1)
+            second = second.reshape(g, outer.out_channels // g, inner.out_channels // g, -1)
+            product = torch.einsum("gomt,gmis->goits", second, first)
+        shape = (outer.out_channels, inner.in_channels // g, *(t.count for t in self.taps))
+        kernel = torch.zeros(*shape[:2], math.prod(shape[2:]), dtype=torch.float64, device=product.device)
+        kernel.index_add_(2, self._places().to(kernel.device), product.reshape(*shape[:2], -1))
+        return kernel.reshape(shape).mul_(_per_channel(self.scale, len(shape)))
+
+    def _places(self) -> Tensor:
+        """Where in the kernel each pair of a tap of ``outer`` and a tap of ``inner`` ends up."""
+        index = torch.zeros(1, 1, dtype=torch.long)
+        for t1, t2, s, whole in zip(self.inner.taps, self.outer.taps, self.inner.stride, self.taps, strict=True):
+            place = s * torch.tensor(t2.positions)[:, None] + torch.tensor(t1.positions)
+            place = (place - whole.first) // whole.step
+            index = index[:, None, :, None] * whole.count + place[None, :, None, :]
+            index = index.flatten(2, 3).flatten(0, 1)
+        return index.flatten()
+
 
 @dataclass(frozen=True)
 class ConvMap:
@@ -88,7 +172,7 @@ class ConvMap:
     stride: tuple[int, ...]
     extent: tuple[int, ...]
     mode: str | None
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Composition, ...]
 
     # ------------------------------------------------------------------------------------------------- constructors
     @classmethod
@@ -157,6 +241,37 @@ class ConvMap:
         if self.mode and other.mode and self.mode != other.mode:
             raise Illegal(f"padding modes differ at the border: {self.mode} and {other.mode}")
 
+    def then(self, outer: ConvMap) -> ConvMap:
+        """``outer after self``: taps ``s t2 + t1``, strides multiply, the grouping is the finest that both keep.
+
+        Exact if ``outer`` never reads beyond the border of what this map gives, or if this map looks at one position
+        alone: then it makes no difference whether it is applied before the padding or after.
+        """
+        if self.out_channels != outer.in_channels:
+            raise Illegal(f"{self.out_channels} channels are read as {outer.in_channels}")
+        if len(self.taps) != len(outer.taps):
+            raise Illegal(f"spatial ranks differ: {len(self.taps)} and {len(outer.taps)}")
+        if outer.mode and not self.is_pointwise:
+            raise Illegal("the second of two convolutions reads beyond the border of what the first one gives")
+        axes = [*zip(self.taps, outer.taps, self.stride, self.extent, outer.extent, strict=True)]
+        taps = tuple(t1.then(t2, s) for t1, t2, s, _, _ in axes)
+        extent = tuple(e1 + s * e2 for _, _, s, e1, e2 in axes)
+        groups = math.gcd(self.groups, outer.groups)
+        part = Composition(self, outer, groups, taps, torch.ones((), dtype=torch.float64))
+        if part.size > max(LARGEST, *(p.size for p in (*self.parts, *outer.parts))):
+            raise Illegal(f"the kernel of the two together would have {part.size:,} elements")
+        leaves = any(t.first < 0 or t.last > -e for t, e in zip(taps, extent, strict=True))
+        return ConvMap(
+            self.in_channels,
+            outer.out_channels,
+            groups,
+            taps,
+            tuple(a * b for a, b in zip(self.stride, outer.stride, strict=True)),
+            extent,
+            (self.mode or outer.mode) if leaves else None,
+            (part,),
+        )
+
     def scaled(self, factor: Tensor) -> ConvMap:
         """``diag(factor) A``, with ``factor`` of shape () or (out_channels,)."""
         if factor.dim() and len(factor) != self.out_channels:
@@ -172,19 +287,17 @@ class ConvMap:
         take = take or _copy
         taps = taps or self.taps
         shape = (self.out_channels, self.in_channels // self.groups, *(t.count for t in taps))
-        rest = sorted(self.parts, key=lambda part: part.weight.numel(), reverse=True)
-        largest = rest[0]
-        if largest.groups == self.groups and largest.taps == taps:
-            kernel = take(largest.weight).mul_(_per_channel(largest.scale, largest.weight.dim()))
-            del rest[0]
+        rest = sorted(self.parts, key=lambda part: part.size, reverse=True)
+        if rest[0].groups == self.groups and rest[0].taps == taps:
+            kernel = rest.pop(0).kernel(take)
         else:
-            kernel = torch.zeros(shape, dtype=torch.float64, device=largest.weight.device)
+            kernel = torch.zeros(shape, dtype=torch.float64, device=rest[0].tensors[0].device)
         for part in rest:
             place = tuple(mine.within(whole) for mine, whole in zip(part.taps, taps, strict=True))
             index: Any = (Ellipsis, *place)
             target = _blocks(kernel, self.groups, part.groups)[index]
-            values = take(part.weight).mul_(_per_channel(part.scale, part.weight.dim()))
-            target += torch.unflatten(values, 0, (self.groups, part.groups // self.groups, -1)).to(kernel.device)
+            values = torch.unflatten(part.kernel(take), 0, (self.groups, part.groups // self.groups, -1))
+            target += values.to(kernel.device)
         return kernel
 
     def layout(self) -> tuple[tuple[Taps, ...], tuple[int, ...] | str]:
@@ -210,11 +323,33 @@ class ConvMap:
         grown = (t | Taps(-p, 1, 1) | Taps(p - e, 1, 1) for t, p, e in zip(taps, pads, self.extent, strict=True))
         return tuple(grown), pads
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The weights that the kernel is computed from."""
+        return tuple(tensor for part in self.parts for tensor in part.tensors)
+
+    @property
+    def is_channelwise(self) -> bool:
+        """Whether each channel is computed from the same channel alone."""
+        return self.groups == self.in_channels == self.out_channels
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each position is computed from the same position alone."""
+        return set(self.stride) <= {1} and not any(self.extent) and all(t == Taps(0, 1, 1) for t in self.taps)
+
     # ---------------------------------------------------------------------------------------------------------- cost
     @property
     def macs(self) -> int:
-        """Multiply-accumulates per output position."""
-        return self.out_channels * (self.in_channels // self.groups) * math.prod(t.count for t in self.taps)
+        """Multiply-accumulates per output position, with the zero taps that a symmetric padding takes."""
+        return self.out_channels * (self.in_channels // self.groups) * math.prod(t.count for t in self._run_taps)
+
+    @functools.cached_property
+    def _run_taps(self) -> tuple[Taps, ...]:
+        try:
+            return self.layout()[0]
+        except Illegal:
+            return self.taps
 
     @property
     def traffic(self) -> int:
@@ -234,6 +369,39 @@ class ConvMap:
         flat = [n for pair in reversed(pads) for n in pair]
         x = F.pad(x.double(), flat, mode="constant" if self.mode in (None, "zeros") else self.mode or "")
         return correlate(x, self.weight(taps), self.stride, dilation, self.groups, counts)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The same small kernel for each channel, of however many there are: a pad, a crop, an average pool.
+
+    ``kernel`` has shape (*counts) and is float64; the rest is as in ``ConvMap``.
+    """
+
+    kernel: Tensor
+    taps: tuple[Taps, ...]
+    stride: tuple[int, ...]
+    extent: tuple[int, ...]
+    mode: str | None
+
+    @classmethod
+    def of(cls, kernel: Tensor, stride: Sequence[int], padding: Sequence[tuple[int, int]], mode: str) -> Window:
+        """The window that ``conv(x, kernel, stride)`` is for a single channel; ``padding`` may be negative."""
+        conv = ConvMap.conv(
+            kernel[None, None], stride=stride, padding=padding, dilation=[1] * kernel.dim(), groups=1, mode=mode
+        )
+        return cls(kernel, conv.taps, conv.stride, conv.extent, conv.mode)
+
+    def on(self, channels: int, device: torch.device | None = None) -> ConvMap:
+        """The map for so many channels."""
+        weight = self.kernel.to(device or self.kernel.device).expand(channels, 1, *self.kernel.shape)
+        part = Part(weight, channels, self.taps, torch.ones((), dtype=torch.float64, device=weight.device))
+        return ConvMap(channels, channels, channels, self.taps, self.stride, self.extent, self.mode, (part,))
+
+    def then(self, outer: Window) -> Window:
+        """``outer after self``."""
+        both = self.on(1).then(outer.on(1))
+        return Window(both.weight()[0, 0], both.taps, both.stride, both.extent, both.mode)
 
 
 def correlate(

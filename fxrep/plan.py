@@ -13,13 +13,13 @@ from torch import Tensor, fx, nn
 
 from .analysis import effects
 from .analysis.cost import Policy
-from .analysis.forms import Form
 from .analysis.program import Program
 from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import Call, Piece, capture, join
 from .capture.walk import first_paths
 from .convmap import ConvMap, Illegal
+from .cover.flat import flat_names, place_flat
 from .cover.liveness import Liveness, dead_tensors, reachable_names
 from .cover.placement import Placement, Usage, place
 from .cover.regions import Analysis, Region
@@ -80,21 +80,22 @@ def make_plan(
     policy: Policy,
     observed: Observation | None = None,
     progress: Callable[[int, int], None] | None = None,
+    captured: tuple[list[Piece], dict[nn.Module, str]] | None = None,
 ) -> Plan:
-    """Plan the merges of ``model``, a structural copy of ``original`` that nobody else runs."""
-    pieces, opaque = capture(model, original)
-    analyses = [Analysis(Program(piece, observed), policy) for piece in pieces]
+    """Plan the merges of ``model``, a structural copy of ``original`` that nobody else runs, or of what is captured."""
+    pieces, opaque = captured or capture(model, original)
+    analyses = [Analysis(Program(piece, observed), policy, kept=set(piece.kept)) for piece in pieces]
     names = first_paths(model)
-    plan = Plan(model, pieces, opaque, analyses, Usage(pieces, {names[m]: m for m in opaque if m in names}))
+    usage = Usage(pieces, {names[m]: m for m in opaque if m in names}, model)
+    plan = Plan(model, pieces, opaque, analyses, usage)
     by_program = {analysis.program: analysis for analysis in analyses}
     built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str] = {}
     dirty = set(by_program)
     regions: dict[Program, list[Region]] = {}
     for analysis in analyses:
-        if analysis.program.keeps_state():
-            analysis.barriers = dict.fromkeys(
-                analysis.program.nodes, "the forward changes a tensor that it makes itself"
-            )
+        reason = _why_not(analysis.program)
+        if reason is not None:
+            analysis.barriers = dict.fromkeys(analysis.program.nodes, reason)
             dirty.discard(analysis.program)
             regions[analysis.program] = []
     while True:
@@ -111,6 +112,15 @@ def make_plan(
     return plan
 
 
+def _why_not(program: Program) -> str | None:
+    """Why nothing in a program can be merged."""
+    if program.keeps_state():
+        return "the forward changes a tensor that it makes itself"
+    if any(effects.name_of(node) == "_enter_autocast" for node in program.nodes):
+        return "the graph sets autocast"
+    return None
+
+
 def _removals(plan: Plan) -> list[str]:
     liveness = Liveness()
     for analysis in plan.analyses:
@@ -121,13 +131,15 @@ def _removals(plan: Plan) -> list[str]:
 
 def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
     """Place the regions and fold the modules' graphs; returns what is refused."""
-    groups, refused = place(regions, plan.usage)
+    flat = [region for region in regions if region.program.piece.flat]
+    groups, refused = place_flat(flat) if flat else place(regions, plan.usage)
     if refused:
         return refused
     plan.merges = [Merge(group) for group in groups]
     taken: dict[nn.Module, set[str]] = {}
+    known: dict[str, list[str | None]] = {}
     for merge in plan.merges:
-        _name(merge, taken)
+        _name(merge, taken, known)
     plan.edits = {analysis.program.piece: _edits(analysis, plan.merges) for analysis in plan.analyses}
     plan.scopes = {}
     for call, merges in _changed_calls(plan.merges).items():
@@ -146,6 +158,8 @@ def _changed_calls(merges: list[Merge]) -> dict[Call, list[Merge]]:
     changed: dict[Call, list[Merge]] = {}
     for merge in merges:
         placement = merge.first
+        if placement.piece.flat:
+            continue
         nodes = [n for n in placement.passing if n not in placement.swapped]
         if not placement.in_place:
             nodes.append(placement.site)
@@ -154,13 +168,16 @@ def _changed_calls(merges: list[Merge]) -> dict[Call, list[Merge]]:
     return changed
 
 
-def _name(merge: Merge, taken: dict[nn.Module, set[str]]) -> None:
+def _name(merge: Merge, taken: dict[nn.Module, set[str]], known: dict[str, list[str | None]]) -> None:
     placement = merge.first
     if placement.in_place:
         merge.names = [None]
         return
     owner = placement.piece.call_of[placement.site].module
-    used = taken.setdefault(owner, set())
+    used = taken.setdefault(owner, set(placement.piece.taken))
+    if placement.piece.flat:
+        merge.names = flat_names(placement, used, known)
+        return
     for term in merge.region.form.terms:
         name = None
         if isinstance(term.map, ConvMap):
@@ -182,11 +199,12 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             edits.gone |= dict.fromkeys(placement.gone, call_of[placement.site])
             if not placement.in_place:
                 edits.sites[placement.site] = [
-                    (name, term.source, 1.0 if isinstance(term.map, ConvMap) else float(term.map.value))
+                    (name, term.source, 1.0 if isinstance(term.map, ConvMap) else float(term.factor))
                     for name, term in zip(merge.names, placement.region.form.terms, strict=True)
                 ]
-    for node, form in analysis.forms.items():
-        if isinstance(form, Form) and form.source not in (None, node):
+    for node in analysis.candidates:
+        form = analysis.form(node)
+        if form is not None and form.source not in (None, node):
             edits.aliases.setdefault(form.source, []).append(node)
     recomputed = {*edits.gone, *edits.sites}
     needed = {source for summands in edits.sites.values() for _, source, _ in summands}
@@ -194,10 +212,10 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
         if node in edits.gone or node in needed or not node.users or node.op == "placeholder":
             continue
         linear = analysis.linear.get(node)
-        if linear is not None and linear.absorbs and not linear.kind:
+        if linear is not None and not linear.kind:
             unread = all(user in recomputed for user in node.users)
         elif node.op == "get_attr" or program.constant(node) is not None:
-            unread = all(user in recomputed or user in edits.passing for user in node.users)
+            unread = all(user in recomputed or edits.passing.get(user, node) is not node for user in node.users)
         else:
             continue
         if unread:

@@ -9,7 +9,6 @@ from typing import Any
 from torch import fx, nn
 
 from .analysis import effects
-from .analysis.forms import Form
 from .capture.tracer import builtin_type, is_number, join
 from .capture.walk import count_parameters, first_paths
 from .convmap import ConvMap
@@ -33,6 +32,9 @@ ADDS = {
 }
 
 
+KINDS = {"conv": "convolutions", "linear": "linear layers", "norm": "batch norms", "add": "adds"}
+
+
 @dataclass(frozen=True)
 class Merged:
     """One merge: ``name`` is the path of the new convolution; ``error`` is that of its proof, in float64."""
@@ -46,7 +48,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class Kept:
-    """An operator that is still there: ``kind`` is "conv", "norm" or "add"."""
+    """An operator that is still there: ``kind`` is "conv", "linear", "norm" or "add"."""
 
     kind: str
     name: str
@@ -74,10 +76,10 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"fxrep: {self.model}", ""]
-        kinds = ("conv", "norm", "add")
         table: list[tuple[str, ...]] = [("", "before", "after")]
-        table += [({"conv": "convolutions", "norm": "batch norms", "add": "adds"}[k], str(self.before.get(k, 0)),
-                   str(self.after.get(k, 0))) for k in kinds]  # fmt: skip
+        for kind, name in KINDS.items():
+            if kind != "linear" or self.before.get(kind) != self.after.get(kind):
+                table.append((name, str(self.before.get(kind, 0)), str(self.after.get(kind, 0))))
         table.append(("parameters", *(f"{n:,}" for n in self.parameters)))
         lines += _columns(table)
         if self.merged:
@@ -87,7 +89,7 @@ class Report:
             lines.append(f"  each proved in float64; largest relative error {worst:.1e}")
         else:
             lines += ["", "nothing to merge"]
-        left = [k for k in self.kept if k.kind != "conv"]
+        left = [k for k in self.kept if k.kind not in ("conv", "linear")]
         if left:
             lines += ["", f"left alone ({len(left)}):"]
             lines += [f"  {k.name}: {k.reason}" for k in left]
@@ -110,10 +112,10 @@ def make_report(plan: Plan) -> Report:
     for merge in plan.merges:
         for placement in merge.placements:
             region = placement.region
-            gone.update(kind for node in region.nodes if (kind := _kind(region.program, node)))
-            gone["conv"] -= len(region.convolutions)
+            gone.subtract("conv" if conv.taps else "linear" for conv in region.convolutions)
             gone["add"] -= len(region.form.terms) - 1
-    merged = {n for merge in plan.merges for p in merge.placements for n in p.region.nodes}
+    merged = {n: p.region.program for merge in plan.merges for p in merge.placements for n in p.region.nodes}
+    gone.update(kind for node, program in merged.items() if (kind := _kind(program, node)))
     for analysis in plan.analyses:
         for node in analysis.program.nodes:
             kind = _kind(analysis.program, node)
@@ -149,6 +151,8 @@ def _merged(merge: Merge) -> Merged:
 
 
 def _describe(conv: Any) -> str:
+    if isinstance(conv, nn.Linear):
+        return f"{conv.in_features} to {conv.out_features}"
     kernel = "x".join(map(str, conv.kernel_size))
     groups = f", {conv.groups} groups" if conv.groups > 1 else ""
     stride = f", stride {'x'.join(map(str, conv.stride))}" if max(conv.stride) > 1 else ""
@@ -162,15 +166,19 @@ def _kind(program: Any, node: fx.Node) -> str | None:
         kind = builtin_type(module)
         if isinstance(module, NORMS):
             return "norm"
+        if kind is not None and issubclass(kind, nn.Linear):
+            return "linear"
         return "conv" if kind is not None and issubclass(kind, nn.modules.conv._ConvNd) else None
     if node.op not in ("call_function", "call_method"):
         return None
     name = effects.name_of(node)
     if name.strip("_").removeprefix("r") in ADDS or name in ADDS:
         return None if is_number(node) else "add"
-    if name == "batch_norm":
+    if "batch_norm" in name:
         return "norm"
-    return "conv" if name in ("conv1d", "conv2d", "conv3d") else None
+    if name == "linear":
+        return "linear"
+    return "conv" if name in ("conv1d", "conv2d", "conv3d", "convolution") else None
 
 
 def _reason(analysis: Analysis, node: fx.Node) -> str:
@@ -179,10 +187,10 @@ def _reason(analysis: Analysis, node: fx.Node) -> str:
         return analysis.barriers[node]
     if node in analysis.reasons:
         return analysis.reasons[node]
-    linear, form = analysis.linear.get(node), analysis.forms.get(node)
-    if linear is None or not isinstance(form, Form):
+    linear, form = analysis.linear.get(node), analysis.form(node)
+    if linear is None or form is None:
         return "it is not linear"
-    if linear.kind == "conv":
+    if linear.convolves:
         return "nothing to merge it with"
     if form.notes:
         return "; ".join(form.notes)

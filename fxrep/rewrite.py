@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import defaultdict
 
 from torch import fx, nn
 
 from .capture.forward import Forward, install
 from .capture.scopes import Scope
-from .capture.tracer import builtin_type, join
-from .capture.walk import tensors
+from .capture.tracer import join
+from .capture.walk import tensors, walk
 from .plan import Merge, Plan
+
+Places = dict[nn.Module, list[tuple[nn.Module, str]]]
 
 
 def rewrite(plan: Plan, target: nn.Module) -> None:
     """Apply ``plan`` to ``target``, which has the structure of the model that was planned on."""
     modules = {full: target.get_submodule(full) for full in _paths(plan)}
+    places = places_of(target)
     for merge in plan.merges:
-        _put_modules(merge, modules, target)
+        _put_modules(merge, modules, target, places)
     for call, (piece, scope) in plan.scopes.items():
         _put_forward(modules[join(piece.path, call.path)], scope)
     for path in plan.removals:
@@ -25,7 +28,7 @@ def rewrite(plan: Plan, target: nn.Module) -> None:
     for call, (piece, scope) in plan.scopes.items():
         path = join(piece.path, call.path)
         if path and scope.passes_on(modules[path]) and not _has_weights(modules[path]):
-            _replace(target, path, nn.Identity().eval())
+            replace(target, path, nn.Identity().eval(), places)
 
 
 def _paths(plan: Plan) -> set[str]:
@@ -37,38 +40,46 @@ def _paths(plan: Plan) -> set[str]:
     return paths
 
 
-def _put_modules(merge: Merge, modules: dict[str, nn.Module], target: nn.Module) -> None:
+def _put_modules(merge: Merge, modules: dict[str, nn.Module], target: nn.Module, places: Places) -> None:
     placement = merge.first
     piece = placement.piece
     convs = [m for m in merge.modules if m is not None]
     if placement.in_place:
         (conv,) = convs
-        _replace(target, join(piece.path, str(placement.site.target)), conv)
+        replace(target, join(piece.path, str(placement.site.target)), conv, places)
     else:
         owner = modules[join(piece.path, piece.call_of[placement.site].path)]
         for name, conv_or_none in zip(merge.names, merge.modules, strict=True):
             if name is not None and conv_or_none is not None:
                 owner.add_module(name, conv_or_none)
     for node in placement.swapped:
-        _replace(target, join(piece.path, str(node.target)), nn.Identity().eval())
+        replace(target, join(piece.path, str(node.target)), nn.Identity().eval(), places)
 
 
-def _replace(target: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    children = target.get_submodule(parent)._modules
-    for key, value in _extras(children[name]).items():
+def places_of(target: nn.Module) -> Places:
+    """Where each module is held: by whom, and under which names."""
+    places: Places = defaultdict(list)
+    for _, parent in walk(target):
+        for name, child in parent._modules.items():
+            if child is not None:
+                places[child].append((parent, name))
+    return places
+
+
+def replace(target: nn.Module, path: str, module: nn.Module, places: Places) -> None:
+    """Let ``module`` take the place of the one at ``path``, under all of its names."""
+    old = target.get_submodule(path)
+    for key, value in _extras(old, module).items():
         setattr(module, key, value)
-    children[name] = module
+    for parent, name in places[old]:
+        if parent._modules.get(name) is old:  # it may have been taken out
+            parent._modules[name] = module
+    places[module] = places[old]
 
 
-def _extras(module: nn.Module | None) -> dict[str, object]:
-    """What the user hung on a module of torch's own: a detector's ``m.i`` and ``m.f``, say."""
-    kind = builtin_type(module) if module is not None else None
-    if module is None or kind is None:
-        return {}
-    make: Any = kind
-    usual = vars(make(1, 1, 1) if issubclass(kind, nn.modules.conv._ConvNd) else make(1))
-    return {k: v for k, v in vars(module).items() if k not in usual and not k.startswith("_")}
+def _extras(old: nn.Module, new: nn.Module) -> dict[str, object]:
+    """What code may read off a module besides its weights: its settings, and a detector's ``m.i`` and ``m.f``."""
+    return {k: v for k, v in vars(old).items() if not k.startswith("_") and k not in vars(new)}
 
 
 def _put_forward(module: nn.Module, scope: Scope) -> None:

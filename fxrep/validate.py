@@ -2,8 +2,8 @@
 
 The image is as small as it can be with every tap of every kernel inside it at some position and outside at another, so
 that borders count; of the output, at most three positions along each axis are computed: the first, the middle and the
-last. Before runs the region's own operators, one by one; after runs the convolution modules that were built, with their
-weights before the cast to the model's type.
+last, and all of them where one convolution reads another. Before runs the region's own operators, one by one; after
+runs the convolution modules that were built, with their weights before the cast to the model's type.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from .capture.tracer import builtin_type
 from .convmap import Cast, ConvMap, correlate
 from .cover.regions import Region
+from .operators.conv import CONVOLUTIONS
+from .operators.passing import CASTS
 
 TOLERANCE = 1e-9
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)
+MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Check:
@@ -37,6 +38,8 @@ class Check:
         self.region = region
         convolutions = region.convolutions
         output, self.every = _positions(convolutions)
+        if region.composes:  # what is computed in between is read at every position
+            self.every = (1,) * len(output)
         sampled = tuple(-(-size // step) for size, step in zip(output, self.every, strict=True))
         generator = torch.Generator().manual_seed(0)
 
@@ -62,11 +65,19 @@ class Check:
         result: Tensor = self.values[self.region.root]
         return result
 
-    def convolve(self, conv: nn.Module, source: fx.Node, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """What ``conv``, an ``nn.Conv``, makes of a source with the given weights."""
+    @property
+    def scale(self) -> float:
+        """The largest norm of a channel, in the mean, of what ``before`` has come by."""
+        tensors = [t for t in self.values.values() if isinstance(t, Tensor) and t.dim() > 1]
+        return max((float(t.norm()) / max(1, t.shape[1]) ** 0.5 for t in tensors), default=0.0)
+
+    def convolve(self, conv: nn.Module, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What ``conv``, an ``nn.Conv``, makes of an image with the given weights."""
+        if isinstance(conv, nn.Linear):
+            return F.linear(image, weight, bias)
         kind: Any = conv
         return self._convolve(
-            self.images[source], weight, bias, kind.stride, kind.padding, kind.dilation, kind.groups, kind.padding_mode
+            image, weight, bias, kind.stride, kind.padding, kind.dilation, kind.groups, kind.padding_mode
         )
 
     def _evaluate(self, node: fx.Node, double: Cast) -> Any:
@@ -76,11 +87,12 @@ class Check:
         def value(n: fx.Node) -> Any:
             return self._value(n, double)
 
-        if module is not None and builtin_type(module) in CONVOLUTIONS:
+        if module is not None and builtin_type(module) in MODULES:
             bias = None if module.bias is None else double(module.bias)
             return self.convolve(module, self._image(node), double(module.weight), bias)
-        if node.target in FUNCTIONS:
-            given: dict[str, Any] = dict(zip(CONV_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+        if node.target in CONVOLUTIONS:
+            names = CONVOLUTIONS[node.target].split()
+            given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
             weight = value(given["weight"])
             bias = None if given.get("bias") is None else value(given["bias"])
             rank = weight.dim() - 2
@@ -88,20 +100,26 @@ class Check:
                 _spread(given.get(name, default), rank)
                 for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
             )
-            image = self.images[self._image(node)]
+            image = self._image(node)
             return self._convolve(image, weight, bias, stride, padding, dilation, given.get("groups", 1), "zeros")
+        if node.target in CASTS:  # between values that have one type
+            (operand,) = region.linear[node].operands
+            return value(operand)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
         if module is not None:
             return _in_double(module, double)(*args, **kwargs)
         function: Any = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
         return function(*args, **kwargs)
 
-    def _image(self, node: fx.Node) -> fx.Node:
-        """The source that a convolution reads, through what passes it on."""
+    def _image(self, node: fx.Node) -> Tensor:
+        """What a convolution reads: a source, through what passes it on, or what the region computes from it."""
         (operand,) = self.region.linear[node].operands
         while operand not in self.images:
+            if operand in self.values:
+                computed: Tensor = self.values[operand]
+                return computed
             (operand,) = self.region.linear[operand].operands
-        return operand
+        return self.images[operand]
 
     def _value(self, node: fx.Node, double: Cast) -> Any:
         if node in self.values:
@@ -153,11 +171,12 @@ def _in_double(module: nn.Module, double: Cast) -> Callable[..., Any]:
     return forward
 
 
-CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+def relative_error(expected: Tensor, found: Tensor, scale: float = 0.0) -> float:
+    """The largest error of a channel relative to its norm; infinity if either is not finite or the shapes differ.
 
-
-def relative_error(expected: Tensor, found: Tensor) -> float:
-    """The largest error of a channel relative to its norm; infinity if either is not finite or the shapes differ."""
+    ``scale`` is the size of what a channel is computed from: where it cancels out, rounding is as large as that makes
+    it.
+    """
     if expected.shape != found.shape:
         return math.inf
     axes = (0, *range(2, expected.dim()))
@@ -165,6 +184,7 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
     size = torch.linalg.vector_norm(expected, dim=axes)
     whole = float(torch.linalg.vector_norm(size))
     floor = 1e-3 * whole / max(1, len(size)) ** 0.5  # a channel that cancels out has no norm of its own
+    floor = max(floor, 1e-5 * scale)
     error = float((difference / (size + (floor + torch.finfo(torch.float64).tiny))).max())
     return error if math.isfinite(error) and math.isfinite(whole) else math.inf
 

@@ -14,7 +14,7 @@ from .convmap import Cast, ConvMap
 from .cover.regions import Region
 from .validate import TOLERANCE, Check, relative_error
 
-CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONV = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 # Without the random values that a constructor fills its weights with.
 BLANK: dict[int, Any] = {
     rank: type(conv.__name__, (conv,), {"reset_parameters": lambda self: None}) for rank, conv in CONV.items()
@@ -48,10 +48,15 @@ def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None
         expected = check.before(doubles.get)
         modules, weights = _convolutions(region, doubles.take, shift)
         found = [
-            check.samples[term.source] * weight if conv is None else check.convolve(conv, term.source, weight, bias)
+            check.samples[term.source] * weight
+            if conv is None
+            else check.convolve(conv, check.images[term.source], weight, bias)
             for term, conv, (weight, bias) in zip(region.form.terms, modules, weights, strict=True)
         ]
-        region.error = relative_error(expected, functools.reduce(torch.add, found))
+        total = functools.reduce(torch.add, found)
+        region.error = relative_error(expected, total)
+        if not region.error <= TOLERANCE:
+            region.error = relative_error(expected, total, check.scale)
     except Exception as error:
         return f"the check could not be run: {type(error).__name__}: {error}"
     if not region.error <= TOLERANCE:
@@ -106,7 +111,7 @@ def _convolutions(
     for i, term in enumerate(region.form.terms):
         if not isinstance(term.map, ConvMap):
             modules.append(None)
-            weights.append((term.map.value.to(shift.device), None))
+            weights.append((term.factor.to(shift.device), None))
             continue
         taps, padding = term.map.layout()
         kernel = term.map.weight(taps, take)
@@ -138,6 +143,10 @@ def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Modu
     """The module of a term's convolution, without weights."""
     assert isinstance(term.map, ConvMap)
     taps, _ = term.map.layout()
+    if not taps:
+        linear = BLANK[0](term.map.in_channels, term.map.out_channels, bias=bias, device="meta")
+        linear.__class__, linear.training = nn.Linear, False
+        return linear  # type: ignore[no-any-return]
     conv: nn.Module = BLANK[len(taps)](
         term.map.in_channels,
         term.map.out_channels,
@@ -157,8 +166,8 @@ def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Modu
 
 def _weight_like(region: Region) -> Tensor:
     """The largest weight in the region: what is made goes where it is, in its memory format."""
-    parts = (part.weight for conv in region.convolutions for part in conv.parts)
-    return max(parts, key=lambda weight: weight.numel())
+    tensors = (tensor for conv in region.convolutions for tensor in conv.tensors)
+    return max(tensors, key=lambda tensor: tensor.numel())
 
 
 def _requires_grad(region: Region, node: fx.Node) -> bool:

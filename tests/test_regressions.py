@@ -206,3 +206,120 @@ def test_a_cache_in_a_dictionary_of_a_module_that_is_called_twice() -> None:
             return self.norm(self.cached(self.cached(x).relu()))
 
     assert_right(Twice())
+
+
+# ---------------------------------------------------------------------------------------------- found by the fuzzer
+class Added(nn.Module):
+    """Two branches on one input, and another input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.a(x) + self.b(x)).relu() + y
+
+
+class Calls(nn.Module):
+    def __init__(self, body: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.child, self.body = Added(), body
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.body(self.child, x, y)
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_child_that_is_handed_one_value_twice(twice: bool) -> None:
+    """Its merged forward took the second for the first, in every call."""
+    body = (lambda m, x, y: m(x, x) + m(x, y)) if twice else (lambda m, x, y: m(x, x))
+    model = randomize(Calls(body)).double()
+    x, y = image().double(), image().double().flip(3)
+    merged = fxrep.reparameterize(model)
+    for call in (lambda m: m(x, y), lambda m: m.child(x, y)):
+        assert relative_error(call(merged), call(model)) < 1e-9
+
+
+def test_a_module_whose_weight_is_read_stays() -> None:
+    model = Program(lambda m, x: (m.a(x) + m.bn(x)) * m.bn.weight.sum())
+    assert_right(model)
+
+
+def test_two_convolutions_of_one_sum() -> None:
+    """Both took the place of the sum."""
+    assert_right(Program(lambda m, x: (lambda y: m.a(y).relu() * m.b(y))(x + x + x)))
+
+
+def test_a_branch_on_a_constant() -> None:
+    """The constant was dropped, as if all that read it were gone."""
+
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.norm, self.conv = (
+                nn.Parameter(torch.randn(1, 4, 1, 1)),
+                nn.BatchNorm2d(4),
+                nn.Conv2d(4, 4, 1),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.conv(self.norm(self.token))
+
+    assert_right(Token())
+
+
+PROVED: dict[str, Callable[..., Any]] = {
+    "a value that is needed after it was looked through": lambda m, x: (
+        lambda a: (x + a + m.b(x)).sub(0.5) * m.plain(a)
+    )(m.bn(x)),
+    "a constant that is convolved and added": lambda m, x: x + (m.bias - 0.5 * m.b(m.bias)),
+    "nothing is left": lambda m, x: (lambda y: y - y)(m.a(x) + m.b(x)),
+}
+
+
+@pytest.mark.parametrize("case", PROVED)
+def test_no_false_alarm(case: str) -> None:
+    """The proof found a difference where there was none, and the merge was refused."""
+    model = Program(PROVED[case])
+    model.register_buffer("bias", torch.randn(1, 4, 1, 1))
+    model = randomize(model).double()
+    merged = fxrep.reparameterize(model)
+    torch.testing.assert_close(run(merged, image().double()), run(model, image().double()))
+    assert not [kept for kept in fxrep.report(merged).kept if "the check" in kept.reason]
+
+
+def test_a_module_under_two_names() -> None:
+    """It was replaced under the first name alone, and called under the second."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 1)
+            self.stem = nn.Sequential(self.first, nn.BatchNorm2d(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.stem(x)
+
+    after = assert_merged(randomize(Twice()), image(), convs=1)
+    assert after.first is after.stem[0]
+
+
+def test_a_module_under_two_names_of_which_unseen_code_calls_one() -> None:
+    class Unseen(nn.Module):
+        def __init__(self, conv: nn.Module) -> None:
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) if x.sum() > 0 else self.conv(-x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+            self.unseen = Unseen(self.stem[0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.stem(x) * self.unseen(x)
+
+    assert_right(Model())

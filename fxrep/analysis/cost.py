@@ -30,6 +30,10 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.macs + other.macs, self.elements + other.elements, self.kernels + other.kernels)
 
+    def at(self, positions: int) -> Cost:
+        """The cost where there are ``positions`` of these for one of the output's."""
+        return Cost(self.macs * positions, self.elements * positions, self.kernels)
+
     @property
     def time(self) -> int:
         return self.macs + ELEMENT * self.elements
@@ -43,17 +47,21 @@ def of_add(channels: int) -> Cost:
     return Cost(0, 3 * channels, 1)
 
 
-Policy = Callable[[Cost, Cost], bool]
+def of_scale(channels: int) -> Cost:
+    return Cost(channels, 2 * channels, 1)
+
+
+Policy = Callable[[Cost], tuple[int, int]]
 
 POLICIES: dict[str, Policy] = {
-    "default": lambda apart, merged: merged.time <= apart.time,
-    "macs": lambda apart, merged: merged.macs <= apart.macs,
-    "kernels": lambda apart, merged: merged.kernels <= apart.kernels,
+    "default": lambda cost: (cost.time, cost.kernels),
+    "macs": lambda cost: (cost.macs, cost.kernels),
+    "kernels": lambda cost: (cost.kernels, cost.time),
 }
 
 
 def policy_named(name: str) -> Policy:
-    """The rule that says whether ``merged`` may replace ``apart``.
+    """What to compare two ways of computing the same by: the smaller wins, and of two alike the merged one.
 
     ``"default"``: it is estimated to take no longer; ``"macs"``: it has no more multiply-accumulates; ``"kernels"``:
     it launches no more kernels, whatever they cost.

@@ -13,7 +13,10 @@ from torch import fx, nn
 from ..capture.tracer import INPLACE, is_number, iterate, reads_metadata
 
 INPLACE_OPERATORS = {name.strip("_") for name in INPLACE}  # the functions of Python's ``operator``
-ASSERTS = {"_assert", "_assert_is_none", "_assert_scalar"}
+ASSERTS = {
+    "_assert", "_assert_is_none", "_assert_scalar", "_assert_tensor_metadata", "_assert_async", "sym_constrain_range",
+    "sym_constrain_range_for_size",
+}  # fmt: skip
 
 # Functions, methods and torch.nn modules, by name, that return memory of their own and write to nobody's.
 FRESH = {
@@ -45,6 +48,8 @@ POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hards
 
 def name_of(node: fx.Node) -> str:
     """The bare name of the function or method that a node calls."""
+    if isinstance(node.target, torch._ops.OpOverload):  # "add.Tensor" is an "add"
+        return str(node.target.overloadpacket.__name__)
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
@@ -53,6 +58,8 @@ def is_torch(node: fx.Node) -> bool:
     if node.op == "call_method":
         return True
     if node.op != "call_function":
+        return False
+    if isinstance(node.target, torch._ops.HigherOrderOperator):  # runs a graph of its own
         return False
     home = getattr(node.target, "__module__", None)
     if home is None:  # torch's own C functions have none
@@ -82,9 +89,23 @@ def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:
     if not isinstance(overload, torch._ops.OpOverload):
         return None
     arguments = overload._schema.arguments
+    if _keeps_statistics(node):
+        return []
     marked = {a.name for a in arguments if a.alias_info is not None and (a.alias_info.is_write or not write)}
     given = {a.name: v for a, v in zip(arguments, node.args, strict=False)} | dict(node.kwargs)
     return [n for name, value in given.items() if name in marked for n in iterate(value)]
+
+
+def _keeps_statistics(node: fx.Node) -> bool:
+    """A batch norm that could write to its statistics, and does not."""
+    return name_of(node) == "_native_batch_norm_legit" and len(node.args) > 5 and node.args[5] is False
+
+
+def _may_return_operand(node: fx.Node) -> bool:
+    """Operators made of others, such as ``aten.dropout`` in eval mode, hand an operand on without declaring it."""
+    overload: Any = getattr(node.target, "default", node.target)
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(overload.name(), "CompositeImplicitAutograd")
+    return composite and name_of(node).removesuffix("_") not in FRESH
 
 
 def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
@@ -95,6 +116,8 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
     first = list(iterate(node.args[:1])) or list(iterate(node.kwargs.get("input")))
+    if module is not None and type(module).__module__ == "torch.export._unlift":  # looks at the inputs' shapes
+        return []
     if module is not None:
         if isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES)) or type(module).__module__.startswith("torch.nn."):
             return first if getattr(module, "inplace", False) else []
@@ -113,7 +136,9 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
         return []
     declared = _by_schema(node, write=False)
     if declared is not None:
-        return declared
+        return declared or (list(iterate((node.args, node.kwargs))) if _may_return_operand(node) else [])
+    if module is not None and type(module).__module__ == "torch.export._unlift":
+        return []
     if module is not None:
         fresh = isinstance(module, FRESH_MODULES) and type(module).__module__.startswith("torch.nn.")
         return written if fresh else list(iterate((node.args, node.kwargs)))
@@ -166,8 +191,18 @@ def spatial_rank(node: fx.Node, kind: type[nn.Module] | None) -> int | None:
     return next((n for n in (1, 2, 3) if name.endswith(f"{n}d")), None)
 
 
+def flattens(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a node's value has two axes, the batch and one other."""
+    if module is not None:
+        return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
+    given = [*node.args[1:], *node.kwargs.values()]
+    return is_torch(node) and name_of(node) == "flatten" and given in ([1], [1, -1])
+
+
 def keeps_rank(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node's value has the rank of its first operand."""
     if module is not None:
-        return isinstance(module, POINTWISE_MODULES)
-    return is_torch(node) and name_of(node) in POINTWISE
+        return (
+            isinstance(module, (*POINTWISE_MODULES, nn.Linear)) or type(module).__module__ == "torch.nn.modules.padding"
+        )
+    return is_torch(node) and name_of(node) in (*POINTWISE, "pad", "linear")

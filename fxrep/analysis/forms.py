@@ -1,20 +1,21 @@
 """Linear forms: a value written as ``sum_i map_i(source_i) + shift``.
 
-A map is a ``ConvMap`` or, where a value has only been scaled so far, a ``Scale``, which fits any number of channels.
+A map is a ``ConvMap`` or, where the number of channels does not matter yet, a ``Scale`` or a ``Window``.
 The shift is one number per channel, kept apart from the maps: whether it is zero decides what is exact at a border, and
 in a sum it does not matter which summand brings it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
 
-from ..convmap import ConvMap, Illegal
-from .cost import Cost, Policy, of_add, of_conv
+from ..convmap import ConvMap, Illegal, Window
+from .cost import Cost, Policy, of_add, of_conv, of_scale
 
 ZERO = torch.zeros((), dtype=torch.float64)
 ONE = torch.ones((), dtype=torch.float64)
@@ -31,6 +32,9 @@ class Scale:
         return ONE if self.factor is None else self.factor
 
 
+Map = ConvMap | Scale | Window
+
+
 @dataclass(frozen=True)
 class Term:
     """``map(source)``; ``branches`` counts the summands that were merged into it.
@@ -39,10 +43,16 @@ class Term:
     """
 
     source: fx.Node
-    map: ConvMap | Scale
+    map: Map
     branches: int = 1
     at: fx.Node | None = None
     times: Tensor = ONE
+
+    @property
+    def factor(self) -> Tensor:
+        """What the term multiplies its source by, if it does nothing else."""
+        assert isinstance(self.map, Scale)
+        return self.map.value
 
     @property
     def is_source(self) -> bool:
@@ -52,7 +62,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Form:
-    """``sum of terms + shift``; ``rank`` is the number of spatial axes, where it is known.
+    """``sum of terms + shift``; ``rank`` is the number of axes after the channels', where it matters.
 
     ``notes`` says why terms of one source stayed apart.
     """
@@ -115,9 +125,9 @@ class Form:
         return replace(self, shift=_broadcast(torch.add, self.shift, constant))
 
 
-def atom(node: fx.Node, rank: int | None) -> Form:
-    """The form of a value that is not looked into: itself."""
-    return Form((Term(node, Scale(), at=node),), rank=rank)
+def atom(node: fx.Node) -> Form:
+    """The form of a value that is not looked into: itself, whatever axis its channels are on."""
+    return Form((Term(node, Scale(), at=node),))
 
 
 def add(a: Form, b: Form, policy: Policy) -> Form:
@@ -153,18 +163,50 @@ def merge(a: Term, b: Term, policy: Policy) -> Term:
     branches = a.branches + b.branches
     if isinstance(a.map, Scale) and isinstance(b.map, Scale):
         return Term(a.source, Scale(_broadcast(torch.add, a.map.value, b.map.value)), branches)
-    if isinstance(a.map, Scale):
+    if not isinstance(a.map, ConvMap):
         a, b = b, a
-    assert isinstance(a.map, ConvMap)
+    if not isinstance(a.map, ConvMap):
+        raise Illegal("there is no convolution of the same value to merge it with")
     other = b.map if isinstance(b.map, ConvMap) else _promote(b.map, a.map)
     total = a.map + other
     total.layout()
     identity = isinstance(b.map, Scale)
     apart = of_conv(a.map) + (Cost() if identity else of_conv(other)) + of_add(total.out_channels)
-    if not policy(apart, of_conv(total)):
+    if policy(of_conv(total)) > policy(apart):
         cost = f"{apart.macs:,} multiply-accumulates per position in two, {total.macs:,} in one"
         raise Illegal(f"merging would cost more than it saves ({cost}; policy='kernels' merges all the same)")
     return Term(a.source, total, branches)
+
+
+def compose(form: Form, outer: ConvMap | Window, bias: Tensor = ZERO) -> Form:
+    """``outer(form) + bias``: a map after the only term, and the shift where no border shows it."""
+    if len(form.terms) != 1:  # in a sum, each term would need a convolution of its own
+        raise Illegal("what it reads is a sum of values of different origin")
+    if form.rank is not None and form.rank != len(outer.taps):
+        raise Illegal(f"a value with {form.rank} spatial axes is convolved along {len(outer.taps)}")
+    (term,) = form.terms
+    composed = Term(term.source, _then(term.map, outer), term.branches)
+    shift = _broadcast(torch.add, _shift_through(form.shift, outer), bias)
+    return Form((composed,), shift, len(outer.taps), form.notes)
+
+
+def price(form: Form, of_source: Callable[[fx.Node], Cost]) -> Cost:
+    """What it takes to compute ``form``, with what it takes to have its sources, for each position of the result."""
+    channels = max((t.map.out_channels for t in form.terms if isinstance(t.map, ConvMap)), default=1)
+    total, sources = Cost(), dict[fx.Node, int]()
+    for i, term in enumerate(form.terms):
+        total += of_add(channels) if i else Cost()
+        if isinstance(term.map, ConvMap):
+            total += of_conv(term.map)
+        elif isinstance(term.map, Window):
+            total += of_conv(term.map.on(channels))
+        elif term.map.factor is not None:
+            total += of_scale(channels)
+        stride = 1 if isinstance(term.map, Scale) else math.prod(term.map.stride)
+        sources[term.source] = max(stride, sources.get(term.source, 0))
+    for source, positions in sources.items():
+        total += of_source(source).at(positions)
+    return total
 
 
 def place_shift(form: Form) -> int:
@@ -177,16 +219,56 @@ def place_shift(form: Form) -> int:
     raise Illegal("no convolution in the sum has the channels of the constant that is added to it")
 
 
-def _promote(scale: Scale, conv: ConvMap) -> ConvMap:
+def _promote(map: Scale | Window, conv: ConvMap) -> ConvMap:
     if conv.in_channels != conv.out_channels:
         raise Illegal(
             f"a convolution from {conv.in_channels} to {conv.out_channels} channels is added to its own input: "
             "the add broadcasts"
         )
-    return ConvMap.diagonal(scale.value, conv.in_channels, len(conv.taps))
+    if isinstance(map, Window):
+        return map.on(conv.in_channels, conv.tensors[0].device)
+    return ConvMap.diagonal(map.value, conv.in_channels, len(conv.taps))
 
 
-def _scale(map: ConvMap | Scale, factor: Tensor) -> ConvMap | Scale:
+def _then(inner: Map, outer: ConvMap | Window) -> ConvMap | Window:
+    if isinstance(inner, Scale) and inner.factor is None:
+        return outer
+    if isinstance(outer, ConvMap):
+        if isinstance(inner, Window):
+            inner = inner.on(outer.in_channels, outer.tensors[0].device)
+        elif isinstance(inner, Scale):
+            inner = ConvMap.diagonal(inner.value, outer.in_channels, len(outer.taps))
+        return inner.then(outer)
+    if isinstance(inner, Window):
+        return inner.then(outer)
+    if isinstance(inner, Scale) and not inner.value.dim():
+        return replace(outer, kernel=outer.kernel * inner.value.to(outer.kernel.device))
+    if isinstance(inner, Scale):
+        inner = ConvMap.diagonal(inner.value, len(inner.value), len(outer.taps))
+    return inner.then(outer.on(inner.out_channels, inner.tensors[0].device))
+
+
+def _shift_through(shift: Tensor, outer: ConvMap | Window) -> Tensor:
+    """What a map makes of a constant per channel."""
+    if shift is ZERO or not shift.any():
+        return ZERO
+    if outer.mode == "zeros":
+        raise Illegal("what it reads has a bias, and it pads with zeros: the border would differ")
+    if isinstance(outer, Window):
+        return shift * outer.kernel.sum().to(shift.device)
+    if shift.dim() and len(shift) != outer.in_channels:
+        raise Illegal(f"a constant for {len(shift)} channels is read as {outer.in_channels}")
+    weight = outer.weight().flatten(2).sum(2) if outer.taps else outer.weight()
+    weight = weight.reshape(outer.groups, -1, weight.shape[1])
+    constant = shift.to(weight.device).expand(outer.in_channels).reshape(outer.groups, -1, 1)
+    return (weight @ constant).flatten()
+
+
+def _scale(map: Map, factor: Tensor) -> Map:
+    if isinstance(map, Window) and factor.dim():
+        map = map.on(len(factor), factor.device)
+    if isinstance(map, Window):
+        return replace(map, kernel=map.kernel * factor.to(map.kernel.device))
     if isinstance(map, ConvMap):
         return map.scaled(factor)
     return Scale(_broadcast(torch.mul, map.value, factor))

@@ -59,8 +59,8 @@ class Program:
             return f"input '{node.target}'"
         if node.op == "get_attr":
             return f"'{self.path(str(node.target))}'"
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        where = self.path(self.piece.call_of[node].path)
+        name = effects.name_of(node) or str(node.target)
+        where = self.path(self.piece.where(node))
         return f"{name} in '{where}'" if where else f"{name} in forward"
 
     def path(self, inner: str) -> str:
@@ -226,6 +226,8 @@ def _infer_ranks(program: Program, ranks: dict[fx.Node, int]) -> dict[fx.Node, i
         if rank is not None:
             for value in (node, *operands):
                 ranks.setdefault(value, rank)
+        elif effects.flattens(node, module):
+            ranks.setdefault(node, 0)
         elif operands and effects.keeps_rank(node, module if module is not None and is_builtin(module) else None):
             same.append((operands[0], node))
     for before, after in same:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import ExportedProgram
 from torch.jit import ScriptModule
+from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
+from .exported import is_exported
 from .walk import named_tensors
 
+TRAINING: dict[Any, list[str]] = {
+    F.batch_norm: ["input", "running_mean", "running_var", "weight", "bias", "training"],
+    F.dropout: ["input", "p", "training"],
+}
 
-def check_model(model: object) -> nn.Module:
+
+def check_model(model: object) -> nn.Module | ExportedProgram:
     """Return ``model`` if the pass can take it.
 
     Raises:
-        TypeError: it is not an ``nn.Module``, or it is compiled TorchScript.
+        TypeError: it is neither an ``nn.Module`` nor an ``ExportedProgram``, or it is compiled TorchScript.
         ValueError: it is in training mode, has uninitialised lazy modules, or holds meta tensors.
     """
+    if is_exported(model):
+        return _check_exported(model)
     if not isinstance(model, nn.Module):
         hint = "; pass an instance, not the class" if isinstance(model, type) else ""
         raise TypeError(f"fxrep rewrites an nn.Module, not {_describe(model)}{hint}")
@@ -28,12 +42,45 @@ def check_model(model: object) -> nn.Module:
             f"'{type(model).__name__}' is in training mode, where a BatchNorm depends on its batch and cannot be "
             "merged; call model.eval() first"
         )
-    for name, tensor in named_tensors(model):
+    _check_values(named_tensors(model))
+    return model
+
+
+def _check_exported(model: ExportedProgram | fx.GraphModule) -> nn.Module | ExportedProgram:
+    """A graph says of every operator by itself whether it trains; whether the model did when it was exported counts."""
+    training = [(node, mode) for node in model.graph.nodes if (mode := _trains(node, model)) is not None]
+    if training and all(mode for _, mode in training):
+        raise ValueError(
+            f"this {type(model).__name__} was made from a model in training mode: '{training[0][0].name}' depends on "
+            "its batch or on chance and cannot be merged; call model.eval() and export it again"
+        )
+    _check_values(model.state_dict().items() if isinstance(model, nn.Module) else model.state_dict.items())
+    return model
+
+
+def _trains(node: fx.Node, owner: object) -> bool | None:
+    """Whether a norm or dropout of a graph is in training mode; None for other operators."""
+    if node.op == "call_module" and isinstance(owner, nn.Module):
+        module = owner.get_submodule(str(node.target))
+        own = isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd)
+        return module.training if own else None
+    schema = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema is not None else TRAINING.get(node.target, [])
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    if "no_training" in str(node.target):
+        return False
+    modes = [given[name] for name in ("training", "train") if isinstance(given.get(name), bool)]
+    return modes[0] if modes else None
+
+
+def _check_values(named: Iterable[tuple[str, object]]) -> None:
+    for name, tensor in named:
+        if not isinstance(tensor, Tensor):
+            continue
         if is_lazy(tensor):
             raise ValueError(f"'{name}' is a lazy, uninitialised parameter; run the model once on an example input")
-        if tensor.is_meta:
+        if tensor.is_meta or isinstance(tensor, FakeTensor):
             raise ValueError(f"'{name}' is on the meta device and has no values; load the weights first")
-    return model
 
 
 def _describe(value: object) -> str:

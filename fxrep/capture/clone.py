@@ -40,6 +40,11 @@ def owning_copy(model: M, except_for: Iterable[Tensor] = ()) -> M:
     return copied
 
 
+def copied_state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
+    """Copies of a module's attributes, but for what ``memo`` has an answer for."""
+    return _copy_state(vars(module), memo | _caches(module))
+
+
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
     """``copy.deepcopy``, several times as fast on what modules are made of: modules, dictionaries and plain values."""
     kind = type(value)

@@ -102,6 +102,9 @@ class _Builder:
             bound = signature.bind(*self.call.args, **self.call.kwargs).arguments
         except TypeError as error:
             raise Illegal(f"the arguments of '{self.call.path}' do not fit its forward: {error}") from None
+        handed = list(iterate((self.call.args, self.call.kwargs)))
+        if len(set(handed)) < len(handed):
+            raise Illegal(f"'{self.call.path}' is handed one value twice, and its forward would be that of this call")
         for name, parameter in parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise Illegal(f"forward of '{self.call.path}' takes {parameter}")

@@ -21,7 +21,7 @@ import random
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -64,7 +64,10 @@ class Call:
 
 @dataclass(eq=False)
 class Piece:
-    """A module that was traced as one graph: ``root`` is it, ``path`` its place in the model."""
+    """A module that was traced as one graph: ``root`` is it, ``path`` its place in the model.
+
+    ``taken`` are names that nothing new may have; ``kept``, nodes whose values somebody outside the graph refers to.
+    """
 
     path: str
     root: nn.Module
@@ -72,6 +75,13 @@ class Piece:
     calls: list[Call]
     call_of: dict[fx.Node, Call]
     opaque: dict[nn.Module, str]
+    taken: set[str] = field(default_factory=set)
+    kept: set[fx.Node] = field(default_factory=set)
+    flat: ClassVar[bool] = False  # whether the graph is all there is: no module has a forward of its own
+
+    def where(self, node: fx.Node) -> str:
+        """The path of the module whose code a node comes from."""
+        return self.call_of[node].path
 
     def span(self, call: Call, position: dict[fx.Node, int]) -> tuple[int, int]:
         """Positions of the first node of ``call`` and of the first node after it."""
@@ -131,6 +141,8 @@ def reads_metadata(node: fx.Node) -> bool:
     """Whether a node looks at a tensor's shape, type or place only."""
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in METADATA_ATTRIBUTES
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target.overloadpacket.__name__).startswith("sym_")  # sym_size, sym_numel, ...
     return node.op == "call_method" and node.target in METADATA_METHODS
 
 
@@ -138,8 +150,11 @@ def is_number(node: fx.Node) -> bool:
     """Whether a node computes a size or the like from tensors' shapes and types: ``h += 1`` makes a new number."""
     if reads_metadata(node):
         return True
+    if node.op != "call_function" or isinstance(node.target, torch._ops.OpOverload):
+        return False
     inputs = node.all_input_nodes
-    return node.op == "call_function" and bool(inputs) and all(map(is_number, inputs))
+    computed = all(n.op in ("call_function", "call_method") for n in inputs)  # most nodes read something else, too
+    return computed and bool(inputs) and all(map(is_number, inputs))
 
 
 class InplaceAttribute(InplaceMixin, Attribute):

@@ -28,6 +28,7 @@ class Liveness:
     live: set[nn.Module] = field(default_factory=set)
     dead: dict[nn.Module, str] = field(default_factory=dict)
     live_tensors: set[int] = field(default_factory=set)
+    read_tensors: set[int] = field(default_factory=set)
     dead_tensors: dict[int, str] = field(default_factory=dict)
 
     def add(self, program: Program, edits: Edits, rewritten: Iterable[Call]) -> None:
@@ -49,12 +50,17 @@ class Liveness:
                 self.dead_tensors[id(tensor)] = join(piece.path, str(node.target))
             elif tensor is not None and node.users:
                 self.live_tensors.add(id(tensor))
+                self.read_tensors.add(id(tensor))
 
     def _module(self, module: nn.Module, path: str, dead: bool) -> None:
         if dead:
             self.dead[module] = path
         else:
             self.live.add(module)
+
+    def _is_used(self, module: nn.Module) -> bool:
+        """Whether something in a module still runs, or a weight in it is read."""
+        return any(m in self.live for _, m in walk(module)) or any(id(t) in self.read_tensors for t in tensors(module))
 
     def removals(self, rewritten: dict[str, nn.Module], pinned: Callable[[str], bool]) -> list[str]:
         """Paths of modules and tensors to take out, outermost first.
@@ -65,9 +71,7 @@ class Liveness:
         removed: dict[str, None] = {}
         names: dict[str, set[str]] = {}
         for module, path in sorted(self.dead.items(), key=lambda item: item[1].count(".")):
-            if any(outer in removed for outer in _prefixes(path)) or not self.live.isdisjoint(
-                m for _, m in walk(module)
-            ):
+            if any(outer in removed for outer in _prefixes(path)) or self._is_used(module):
                 continue
             owner = next((p for p in _prefixes(path) if p in rewritten), None)
             if owner is None or pinned(path):

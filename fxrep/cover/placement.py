@@ -42,11 +42,15 @@ class Placement:
 class Usage:
     """Who else uses a module: how often it is called, whether its weights are read, whether unseen code may call it."""
 
-    def __init__(self, pieces: list[Piece], opaque: dict[str, nn.Module]) -> None:
+    def __init__(self, pieces: list[Piece], opaque: dict[str, nn.Module], model: nn.Module) -> None:
         self.times: Counter[nn.Module] = Counter()
         self.ordinal: dict[fx.Node, int] = {}
         self.read: set[int] = set()
         self.own: dict[Call, list[fx.Node]] = defaultdict(list)
+        paths: dict[nn.Module, list[str]] = defaultdict(list)
+        for path, module in walk_paths(model) if opaque else ():
+            paths[module].append(path)
+        self.names = {path: several for several in paths.values() if len(several) > 1 for path in several}
         self.mentioned = {path: reachable_names(module) for path, module in opaque.items()}
         for piece in pieces:
             self.times.update(call.module for call in piece.calls)
@@ -66,7 +70,8 @@ class Usage:
         if self.times[call.module] == 1:
             return call, self.ordinal[node]
         does = tuple((n.op, str(n.target)) for n in self.own[call])
-        given = str(fx.map_arg((call.args, call.kwargs), lambda n: None))
+        order: dict[fx.Node, int] = {}  # which of the values that it is given are the same
+        given = str(fx.map_arg((call.args, call.kwargs), lambda n: order.setdefault(n, len(order))))
         return call.module, self.ordinal[node], does, given
 
     def replaceable(self, piece: Piece, node: fx.Node, twins: int) -> bool:
@@ -77,6 +82,9 @@ class Usage:
 
     def pinned(self, path: str) -> bool:
         """Whether code that could not be traced may reach into the model and call the module at ``path``."""
+        return any(self._reaches(name) for name in self.names.get(path, (path,)))
+
+    def _reaches(self, path: str) -> bool:
         for outer, names in self.mentioned.items():
             if not outer or path.startswith(f"{outer}."):
                 steps = path.removeprefix(outer).strip(".").split(".")
@@ -87,7 +95,8 @@ class Usage:
 
 def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], dict[Region, str]]:
     """Placements for the regions, those in the calls of one shared module together; and the regions that have none."""
-    waiting = {region: _candidates(region) for region in regions}
+    inside = Counter(n for region in regions for n in region.interior)
+    waiting = {r: [p for p in _candidates(r) if inside[p.site] <= (p.site is not r.root)] for r in regions}
     refused: dict[Region, str] = {}
     while True:
         groups: dict[object, list[Placement]] = defaultdict(list)
@@ -108,7 +117,7 @@ def _candidates(region: Region) -> list[Placement]:
     found = []
     chain = _chain(region)
     if chain is not None:
-        found.append(Placement(region, chain[0], _passing(region, chain[1:]), [], True))
+        found.append(Placement(region, chain[0], _passing(region, chain[1]), [], True))
     site, after = _join(region)
     dies = [n for n in region.interior if n is not site and n not in after]
     if chain is None:
@@ -118,17 +127,20 @@ def _candidates(region: Region) -> list[Placement]:
     return found
 
 
-def _chain(region: Region) -> list[fx.Node] | None:
-    """The region from its only convolution to its root, if it does not branch."""
-    path = [region.root]
-    while region.linear[path[-1]].absorbs:
+def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
+    """The last convolution of a region that does not branch, if it is a module, and the other operators."""
+    path, inside = [region.root], set(region.interior)
+    while True:
         operands = region.linear[path[-1]].operands
-        if len(operands) != 1 or operands[0] not in region.linear or _is_stack(operands[0]):
+        if len(operands) != 1 or _is_stack(operands[0]):
             return None
+        if operands[0] not in inside:
+            break
         path.append(operands[0])
-    source = path[-1].all_input_nodes[0] if path[-1].all_input_nodes else None
-    alone = len(region.form.terms) == 1 and len(path) == len(region.nodes)
-    return path[::-1] if alone and source is not None and path[-1].op == "call_module" else None
+    site = next((n for n in path if region.linear[n].convolves and n.op == "call_module"), None)
+    if len(region.form.terms) != 1 or len(path) != len(region.nodes) or site is None:
+        return None
+    return site, [n for n in reversed(path) if n is not site]
 
 
 def _join(region: Region) -> tuple[fx.Node, list[fx.Node]]:
@@ -138,7 +150,7 @@ def _join(region: Region) -> tuple[fx.Node, list[fx.Node]]:
     inside = set(region.interior)
     while True:
         linear = region.linear[node]
-        follow = linear.operands[0] if len(linear.operands) == 1 and linear.absorbs else None
+        follow = linear.operands[0] if len(linear.operands) == 1 else None
         if follow is None or follow not in inside or _is_stack(follow):
             return node, after[::-1]
         after.append(node)

@@ -4,6 +4,10 @@ A value that somebody outside the algebra reads must exist: it is a *root*. Ever
 if a root's form needs it. A root whose form holds the merged form of several operators makes a *region*: the root, and
 the interior nodes that die with it.
 
+Where an operator composes (a convolution of a convolution), there is a choice: look into the operand, or take it as a
+value of its own. Both are carried along, as *candidates*, a few for each node, until a root takes the cheapest: a pair
+that costs more composed than apart may be free once it is added to something larger.
+
 The linear forms are computed in one pass in program order. A decision that turns out wrong later (a value that was
 taken for interior and is read by somebody after all, a region that cannot be placed) becomes a *barrier*, a node that
 is kept as it is, and the pass is repeated; in practice it runs once.
@@ -11,18 +15,24 @@ is kept as it is, and the pass is repeated; in practice it runs once.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
 
 from ..analysis import effects
-from ..analysis.cost import Policy
-from ..analysis.forms import ONE, Form, Term, atom, place_shift
+from ..analysis.cost import Cost, Policy
+from ..analysis.forms import ONE, Form, Scale, Term, atom, place_shift, price
 from ..analysis.program import Program
-from ..capture.tracer import is_number
-from ..convmap import ConvMap, Illegal
+from ..capture.tracer import Call, is_number
+from ..convmap import ConvMap, Illegal, Window
 from ..operators import Linear, Operator, Stacked, read
+
+CANDIDATES = 3
+"""Forms that are kept for one node."""
+COMBINATIONS = 16
+"""Combinations of the operands' forms that are tried for one node."""
 
 
 @dataclass(eq=False)
@@ -45,6 +55,13 @@ class Region:
     def convolutions(self) -> list[ConvMap]:
         return [term.map for term in self.form.terms if isinstance(term.map, ConvMap)]
 
+    @property
+    def composes(self) -> bool:
+        """Whether something in it that reads more than one position is computed on the way."""
+        inside = set(self.interior)
+        readers = [linear for node in self.nodes if (linear := self.linear[node]).composes]
+        return any(not linear.convolves or not inside.isdisjoint(linear.operands) for linear in readers)
+
     def operators(self, kind: str) -> int:
         """How many operators of a kind ("conv", "norm", "add", ...) the region has before the merge."""
         return sum(self.linear[node].kind == kind for node in self.nodes)
@@ -59,7 +76,10 @@ class Analysis:
     barriers: dict[fx.Node, str] = field(default_factory=dict)
     kept: set[fx.Node] = field(default_factory=set)
     linear: dict[fx.Node, Linear] = field(default_factory=dict)
-    forms: dict[fx.Node, Form | Stacked] = field(default_factory=dict)
+    candidates: dict[fx.Node, list[Form | Stacked]] = field(default_factory=dict)
+    prices: dict[fx.Node, Cost] = field(default_factory=dict)
+    seen_through: set[fx.Node] = field(default_factory=set)
+    stale: set[fx.Node] = field(default_factory=set)
     required: set[fx.Node] = field(default_factory=set)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
     regions: dict[fx.Node, Region] = field(default_factory=dict)
@@ -69,14 +89,13 @@ class Analysis:
         while True:
             self._read_operators()
             self._find_required()
-            self.forms.clear()
-            self.regions.clear()
+            for per_run in (self.candidates, self.prices, self.regions, self.seen_through, self.stale):
+                per_run.clear()
             for node in self.program.nodes:
                 self._visit(node)
-            found = {r.root: r for r in self.regions.values()}
-            late = {n for region in found.values() for n in region.interior if not self._dies(n, region)}
-            if not late - self.kept:
-                return sorted(found.values(), key=lambda r: self.program.position[r.root])
+            late = self.stale - self.kept or self._kept_after_all() - self.kept
+            if not late:
+                return sorted(self.regions.values(), key=lambda r: self.program.position[r.root])
             self.kept |= late
 
     def refuse(self, region: Region, reason: str) -> None:
@@ -87,7 +106,7 @@ class Analysis:
     def _read_operators(self) -> None:
         if self.linear or self.reasons:
             for node, reason in self.barriers.items():
-                if node in self.linear and self.linear[node].kind != "conv":
+                if node in self.linear and not self.linear[node].convolves:
                     del self.linear[node]
                     self.reasons[node] = reason
             return
@@ -110,7 +129,7 @@ class Analysis:
         convolves: set[fx.Node] = set()
         for node in self.program.nodes:
             linear = self.linear.get(node)
-            if linear and (linear.kind == "conv" or any(n in convolves for n in linear.operands)):
+            if linear and (linear.convolves or any(n in convolves for n in linear.operands)):
                 convolves.add(node)
         for node in reversed(self.program.nodes):
             readers = [user for user in node.users if not effects.only_asserts(user)]
@@ -118,7 +137,7 @@ class Analysis:
             hard = not readers or node in self.barriers or node in self.kept
             for user in readers:
                 linear = self.linear.get(user)
-                if linear is None or not linear.absorbs or node not in linear.operands:
+                if linear is None or user in self.barriers or node not in linear.operands:
                     hard = True
                     break
                 reached |= roots[user]
@@ -127,66 +146,137 @@ class Analysis:
                 reached = {node}
             roots[node] = reached
 
-    # -------------------------------------------------------------------------------------------------------- forms
+    # --------------------------------------------------------------------------------------------------------- forms
+    def form(self, node: fx.Node) -> Form | None:
+        """The cheapest form of a node that is looked into."""
+        return next((f for f in self.candidates.get(node, ()) if isinstance(f, Form)), None)
+
     def _visit(self, node: fx.Node) -> None:
         linear = self.linear.get(node)
         if linear is None:  # its form is the value itself
             return
-        form: Form | Stacked
+        found: list[Form | Stacked] = []
+        refused: list[str] = []
         try:
-            form = linear.combine(*(self._operand(n, node, linear) for n in linear.operands))
+            choices = [self._choices(n, node, linear) for n in linear.operands]
         except Illegal as reason:
-            self.reasons[node] = str(reason)
-            form = atom(node, self.program.ranks.get(node))
+            choices, refused = [[]], [str(reason)]
+        for operands in itertools.islice(itertools.product(*choices), COMBINATIONS):
+            try:
+                form = linear.combine(*operands)
+            except Illegal as reason:
+                refused.append(str(reason))
+                continue
+            found.append(form.named(node) if isinstance(form, Form) else form)
+        if refused:
+            self.reasons[node] = refused[0]
+        if not found:
+            found = [atom(node)]
             for operand in linear.operands:
                 self._require(operand)
-        self.forms[node] = form.named(node) if isinstance(form, Form) else form
+        if linear.composes and len(found) == 1:  # there is no other choice than to have the operand
+            self._require_sources(found[0], linear)
+        self._keep(node, found)
         if node in self.required:
             self._finish(node)
 
-    def _operand(self, operand: fx.Node, reader: fx.Node, linear: Linear) -> Form | Stacked:
-        """The form of ``operand`` as ``reader`` sees it."""
+    def _keep(self, node: fx.Node, found: list[Form | Stacked]) -> None:
+        """Keep the cheapest candidates of a node, cheapest first; of two alike, the one that reaches further back."""
+        if len(found) == 1 or not all(isinstance(form, Form) for form in found):
+            self.candidates[node] = found[:CANDIDATES]
+            return
+        costs = {id(form): self.policy(price(form, self._price)) for form in found if isinstance(form, Form)}
+        self.candidates[node] = sorted(found, key=lambda form: costs[id(form)])[:CANDIDATES]
+
+    def _price(self, source: fx.Node) -> Cost:
+        """What it takes to have ``source``, if nobody else needs it."""
+        if source in self.required or source not in self.candidates:
+            return Cost()
+        if source not in self.prices:
+            form = self.form(source)
+            itself = form is None or any(term.source is source for term in form.terms)
+            self.prices[source] = Cost() if form is None or itself else price(form, self._price)
+        return self.prices[source]
+
+    def _choices(self, operand: fx.Node, reader: fx.Node, linear: Linear) -> list[Form | Stacked]:
+        """The forms of ``operand`` as ``reader`` may see it."""
         writer = self.program.written_between(operand, operand, reader)
         if writer is not None and writer is not reader:
             raise Illegal(f"{self.program.describe(writer)} may write to its input before it is read")
-        form = self.forms.get(operand)
-        if form is None:
-            return atom(operand, self.program.ranks.get(operand))
-        if isinstance(form, Form) and form.source is not None:
-            return form
-        if operand in self.required or not linear.absorbs:
-            self._require(operand)
-            return atom(operand, form.rank if isinstance(form, Form) else None)
-        return form
+        if self.program.constant(operand) is not None:
+            raise Illegal("its input is computed from constants alone")
+        form = self.form(operand)
+        if form is not None and form.source is not None:
+            return [form]
+        if operand not in self.candidates or operand in self.required or reader in self.barriers:
+            return [atom(operand)]
+        readers = (self.linear.get(user) for user in operand.users)
+        if any(reads is not None and reads.composes for reads in readers):  # it may become a value of its own
+            return [*self.candidates[operand], atom(operand)]
+        self.seen_through.add(operand)
+        return self.candidates[operand]
+
+    def _require_sources(self, form: Form | Stacked, linear: Linear) -> None:
+        if isinstance(form, Form):
+            for term in form.terms:
+                if term.source in linear.operands:
+                    self._require_source(term.source)
+
+    def _require_source(self, node: fx.Node) -> None:
+        """A value is needed as it is, of which others may have taken account as what it is computed from."""
+        if node in self.seen_through:
+            self.stale.add(node)
+        self._require(node)
 
     def _require(self, node: fx.Node) -> None:
         if node not in self.required:
             self.required.add(node)
-            if node in self.forms:
+            if node in self.candidates:
                 self._finish(node)
 
     def _finish(self, root: fx.Node) -> None:
-        """Decide what becomes of a value that must exist."""
-        form, linear = self.forms[root], self.linear.get(root)
-        if linear is None or isinstance(form, Stacked):
-            form = Form(())
-        values: dict[fx.Node, Form] = {}
-        if len(form.terms) > 1:  # what nothing was merged into is a value of its own
+        """Decide what becomes of a value that must exist: the cheapest way to compute it that is legal."""
+        linear = self.linear.get(root)
+        if linear is None:
+            return
+        illegal: str | None = None
+        for form in self.candidates[root]:
+            if not isinstance(form, Form):
+                break
+            form, values = self._separate(form)
+            interior = self._interior(root, {t.source for t in form.terms})
+            if not any(isinstance(t.map, ConvMap) for t in form.terms) or not self._saves(form, [*interior, root]):
+                break
+            terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
+            region = Region(self.program, root, replace(form, terms=tuple(terms)), interior, self.linear)
+            try:
+                self._check(region)
+            except Illegal as reason:
+                illegal = illegal or str(reason)
+                continue
+            for node in values:
+                self._require(node)
             for term in form.terms:
-                inner = self.forms.get(term.at) if term.at is not None else None
-                if term.at is None or term.branches > 1 or term.is_source or not isinstance(inner, Form):
+                self._require_source(term.source)
+            self.regions[root] = region
+            return
+        if illegal is not None:
+            self.barriers.setdefault(root, illegal)
+            self.reasons[root] = illegal
+        for operand in linear.operands:
+            self._require(operand)
+
+    def _separate(self, form: Form) -> tuple[Form, list[fx.Node]]:
+        """The form over what nothing was merged into, which is then a value of its own; and those values."""
+        values: dict[fx.Node, Form] = {}
+        if len(form.terms) > 1:
+            for term in form.terms:
+                inner = self.form(term.at) if term.at is not None else None
+                if term.at is None or term.branches > 1 or term.is_source or inner is None:
                     continue
                 if term.times is ONE or not _folds(term):  # a convolution takes a factor in at no cost
                     values[term.at] = inner
-            form = form.separated(values)
-        interior = self._interior(root, {t.source for t in form.terms})
-        if any(isinstance(t.map, ConvMap) for t in form.terms) and self._saves(form, [*interior, root]):
-            for node in values:
-                self._require(node)
-            self._make_region(root, form, interior)
-        elif linear is not None and linear.absorbs:
-            for operand in linear.operands:
-                self._require(operand)
+        return form.separated(values), list(values)
 
     def _saves(self, form: Form, nodes: list[fx.Node]) -> bool:
         """Whether computing ``form`` from its sources takes fewer operators or convolutions than ``nodes``."""
@@ -194,50 +284,49 @@ class Analysis:
         for node in nodes:
             linear = self.linear.get(node)
             if linear is not None and linear.kind:
-                values = [self.forms.get(operand) for operand in linear.operands]
+                values = [v for operand in linear.operands for v in self.candidates.get(operand, ())]
                 operators += max([len(v.forms) - 1 for v in values if isinstance(v, Stacked)], default=1)
-                convolutions += linear.kind == "conv"
+                convolutions += linear.convolves
         after = sum(isinstance(term.map, ConvMap) for term in form.terms)
         return form.operators < operators or (form.operators == operators and after < convolutions)
 
     # -------------------------------------------------------------------------------------------------------- regions
-    def _make_region(self, root: fx.Node, form: Form, interior: list[fx.Node]) -> None:
-        terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
-        form = replace(form, terms=tuple(terms))
-        region = Region(self.program, root, form, interior, self.linear)
-        try:
-            self._check(region)
-        except Illegal as reason:
-            self.barriers.setdefault(root, str(reason))
-            self.reasons[root] = str(reason)
-            self._split(root)
-            return
-        self.regions[root] = region
-
-    def _split(self, root: fx.Node) -> None:
-        """The region at ``root`` is illegal: let its operands be values of their own."""
-        linear = self.linear[root]
-        if linear.absorbs:
-            for operand in linear.operands:
-                self._require(operand)
-
     def _interior(self, root: fx.Node, sources: set[fx.Node]) -> list[fx.Node]:
         found: set[fx.Node] = set()
         waiting = [root]
         while waiting:
-            linear = self.linear.get(waiting.pop())
-            if linear is None or not linear.absorbs:
-                continue
+            linear = self.linear[waiting.pop()]
             for operand in linear.operands:
-                inside = operand in self.linear and operand not in sources and operand not in self.required
-                if inside and operand not in found:
-                    found.add(operand)
-                    waiting.append(operand)
+                if operand not in self.linear or operand in sources or operand in found:
+                    continue
+                form = self.form(operand)
+                if linear.composes and form is not None and form.source is not None:
+                    continue  # another name of the source, for others to read as well
+                found.add(operand)
+                waiting.append(operand)
         return sorted(found, key=self.program.position.__getitem__)
 
-    def _dies(self, node: fx.Node, region: Region) -> bool:
-        inside = {*region.interior, region.root}
-        return all(user in inside or effects.only_asserts(user) for user in node.users)
+    def _kept_after_all(self) -> set[fx.Node]:
+        """Nodes that were taken for interior, and whose value something outside of all regions needs."""
+        inside = {n for region in self.regions.values() for n in region.nodes}
+        interior = {n for region in self.regions.values() for n in region.interior}
+        return {
+            n
+            for n in interior
+            if n in self.required or not all(u in inside or effects.only_asserts(u) for u in n.users)
+        }
+
+    def _check_reach(self, region: Region) -> None:
+        """Raise ``Illegal`` if convolutions of two modules would be composed that are more than a convolution each.
+
+        Those are what people call on their own: a stage, a block.
+        """
+        call_of = region.program.piece.call_of
+        lines = [_lineage(call_of.get(n)) for n in region.nodes if self.linear[n].convolves]
+        common = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, zip(*lines, strict=False)))
+        children = [line[common] for line in lines if len(line) > common]
+        if len(set(children)) < len(children):
+            raise Illegal("the convolutions of two blocks are not composed: each may be called on its own")
 
     def _check(self, region: Region) -> None:
         """Raise ``Illegal`` if the region cannot become what its form says."""
@@ -246,8 +335,8 @@ class Analysis:
         for term in form.terms:
             if isinstance(term.map, ConvMap):
                 term.map.layout()
-            elif term.map.value.dim():
-                raise Illegal("one of the values that are added is scaled by channel and comes from elsewhere")
+            elif isinstance(term.map, Window) or term.map.value.dim():
+                raise Illegal("one of the values that are added is not a plain multiple of what it comes from")
         dtypes = {d for node in region.nodes for d in region.linear[node].dtypes}
         if len(dtypes) != 1:
             raise Illegal(f"its parts compute in different types: {', '.join(sorted(map(str, dtypes)))}")
@@ -262,6 +351,8 @@ class Analysis:
             stride, extent = places.get(term.source, ((), ()))
             if not isinstance(term.map, ConvMap) and (set(stride) - {1} or any(extent)):
                 raise Illegal("a convolution's input is added to its output, which has another size")
+        if region.composes:
+            self._check_reach(region)
         inside = {*region.nodes}
         own_values = (t.source for t in form.terms if t.source in self.linear and inside.issuperset(t.source.users))
         dies = {*region.interior, *own_values}
@@ -291,4 +382,9 @@ class Analysis:
 
 def _folds(term: Term) -> bool:
     """Whether a factor on the term costs nothing or one multiplication by a number."""
-    return isinstance(term.map, ConvMap) or term.map.value.dim() == 0
+    return isinstance(term.map, ConvMap) or (isinstance(term.map, Scale) and term.map.value.dim() == 0)
+
+
+def _lineage(call: Call | None) -> list[Call]:
+    """The calls that a call is inside of, outermost first, and itself."""
+    return [] if call is None else [*_lineage(call.parent), call]

@@ -1,6 +1,6 @@
 """What each operator means as a linear form; importing this package fills the registry."""
 
-from . import arithmetic, conv, norm, passing
+from . import arithmetic, aten, conv, norm, passing, window
 from .registry import FUNCTIONS, METHODS, MODULES, Linear, Operator, Stacked, operator, read
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "Operator",
     "Stacked",
     "arithmetic",
+    "aten",
     "conv",
     "norm",
     "operator",
     "passing",
     "read",
+    "window",
 ]

@@ -11,7 +11,11 @@ from torch import Tensor, fx
 from ..analysis.forms import Form
 from ..capture.tracer import iterate
 from ..convmap import Illegal
-from .registry import Linear, Operator, Stacked, align, fold, operator
+from .registry import Linear, Operator, Stacked, align, fixed, fold, operator
+
+STACKS: set[Any] = {torch.stack}
+SUMS: set[Any] = {torch.sum, "sum"}
+MEANS: set[Any] = {torch.mean, "mean"}
 
 
 @operator(py.add, py.iadd, torch.add, "add", "add_", "__add__", "__radd__", "__iadd__")
@@ -81,9 +85,9 @@ def reduce(op: Operator) -> Linear:
     x, dim, keepdim, dtype = op.arguments("input dim keepdim dtype", dim=None, keepdim=False, dtype=None)
     value = op.value(x)
     dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
-    if value.target is not torch.stack or keepdim or dtype is not None or not isinstance(dim, int):
+    if value.target not in STACKS or keepdim or dtype is not None or not isinstance(dim, int):
         raise Illegal(f"{op.program.describe(op.node)} is not linear in one position")
-    mean = op.node.target in (torch.mean, "mean")
+    mean = op.node.target in MEANS
 
     def combine(stacked: Form | Stacked) -> Form:
         if not isinstance(stacked, Stacked) or stacked.dim != dim:
@@ -95,7 +99,7 @@ def reduce(op: Operator) -> Linear:
 
 
 def _reduces(user: fx.Node) -> bool:
-    return user.target in (torch.sum, "sum", torch.mean, "mean")
+    return user.target in SUMS | MEANS
 
 
 def _sum(op: Operator, a: Any, b: Any, alpha: Tensor, out: Any) -> Linear:
@@ -120,15 +124,13 @@ def _sum(op: Operator, a: Any, b: Any, alpha: Tensor, out: Any) -> Linear:
 
     def combine_constant(form: Form) -> Form:
         scaled = form.scaled(sign) if minus and sign is alpha else form
-        if not added.any():  # x + 0 is x, whatever the rank
-            return _unwidened(scaled, added)
-        return scaled.shifted(align(added, _rank(op, form, value)))
+        rank = _rank(op, form, value)
+        if not added.any() and added.dim() == 0:  # x + 0 is x, whatever the rank
+            return scaled
+        shift = align(added, rank)
+        return fixed(scaled.shifted(shift), rank) if shift.dim() else scaled.shifted(shift)
 
     return Linear((value,), combine_constant, dtypes=_dtypes(op, source, constant), kind="add constant")
-
-
-def _unwidened(form: Form, zeros: Tensor) -> Form:
-    return form if zeros.dim() == 0 else form.shifted(align(zeros, form.rank))
 
 
 def _multiple(op: Operator, a: Any, constant: Tensor, source: Any, out: Any) -> Linear:
@@ -137,7 +139,9 @@ def _multiple(op: Operator, a: Any, constant: Tensor, source: Any, out: Any) -> 
     value = op.value(a)
 
     def combine(form: Form) -> Form:
-        return form.scaled(align(constant, _rank(op, form, value)))
+        rank = _rank(op, form, value)
+        factor = align(constant, rank)
+        return fixed(form.scaled(factor), rank) if factor.dim() else form.scaled(factor)
 
     return Linear((value,), combine, dtypes=_dtypes(op, source, constant), kind="scale")
 

@@ -1,4 +1,4 @@
-"""Convolutions."""
+"""Convolutions, and linear layers, which are convolutions without spatial axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..analysis.forms import ZERO, Form, Term
+from ..analysis.forms import ZERO, Form, compose
 from ..convmap import ConvMap, Illegal
 from .registry import Linear, Operator, operator
 
@@ -25,14 +25,21 @@ def conv_module(op: Operator) -> Linear:
     )
 
 
-def _functional(op: Operator, rank: int) -> Linear:
+ARGUMENTS = "input weight bias stride padding dilation groups"
+CONVOLUTIONS: dict[Any, str] = {}  # functions, with the names of their arguments
+
+
+def functional(op: Operator, rank: int) -> Linear:
     """``y = W * x + b`` with weights that are constants of the program."""
-    x, w, b, stride, padding, dilation, groups = op.arguments(
-        "input weight bias stride padding dilation groups", bias=None, stride=1, padding=0, dilation=1, groups=1
-    )
+    names = CONVOLUTIONS[op.node.target]
+    values = op.arguments(names, bias=None, stride=1, padding=0, dilation=1, groups=1)
+    given = dict(zip(names.split(), values, strict=True))
+    x, w, b, stride, padding, dilation, groups = (given[name] for name in ARGUMENTS.split())
     weight = op.constant(w, "weight")
     if weight.dim() != rank + 2:
         raise Illegal(f"its weight has {weight.dim()} axes")
+    if op.program.ranks.get(op.node, rank) != rank:
+        raise Illegal("its input has no batch axis")
     bias = None if b is None else op.constant(b, "bias")
     numbers = (*_spread(stride, rank), *_spread(dilation, rank), groups)
     if not all(isinstance(n, int) for n in numbers) or not isinstance(padding, int | str | tuple | list):
@@ -44,7 +51,8 @@ def _functional(op: Operator, rank: int) -> Linear:
 
 
 for _rank, _targets in {1: (F.conv1d, torch.conv1d), 2: (F.conv2d, torch.conv2d), 3: (F.conv3d, torch.conv3d)}.items():
-    operator(*_targets)(functools.partial(_functional, rank=_rank))
+    operator(*_targets)(functools.partial(functional, rank=_rank))
+    CONVOLUTIONS.update(dict.fromkeys(_targets, ARGUMENTS))
 
 
 def _conv(
@@ -63,11 +71,9 @@ def _conv(
     shift = ZERO if bias is None else bias.detach().double()
 
     def combine(form: Form) -> Form:
-        if form.source is None:
-            raise Illegal("its input is not a value of its own")
-        return Form((Term(form.source, conv),), shift, len(conv.taps))
+        return compose(form, conv, shift)
 
-    return Linear((x,), combine, absorbs=False, dtypes=(dtype or weight.dtype,), kind="conv")
+    return Linear((x,), combine, composes=True, dtypes=(dtype or weight.dtype,), kind="conv")
 
 
 def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
@@ -86,3 +92,28 @@ def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[
 def _spread(value: Any, rank: int) -> tuple[Any, ...]:
     values = tuple(value) if isinstance(value, tuple | list | torch.Size) else (value,)
     return values * rank if len(values) == 1 else values
+
+
+@operator(nn.Linear)
+def linear_module(op: Operator) -> Linear:
+    """``y = W x + b`` along the last axis: a convolution without spatial axes."""
+    (x,) = op.arguments("input")
+    return _linear(op.value(x), op.module.weight, op.module.bias, op.module.weight.dtype)
+
+
+@operator(F.linear)
+def linear_function(op: Operator) -> Linear:
+    """``y = W x + b`` along the last axis, with weights that are constants of the program."""
+    x, w, b = op.arguments("input weight bias", bias=None)
+    weight = op.constant(w, "weight")
+    if weight.dim() != 2:
+        raise Illegal(f"its weight has {weight.dim()} axes")
+    leaf = op.program.leaf(w)
+    dtype = leaf.dtype if leaf is not None else weight.dtype
+    return _linear(op.value(x), weight, None if b is None else op.constant(b, "bias"), dtype)
+
+
+def _linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
+    map = ConvMap.conv(weight.detach(), stride=(), padding=(), dilation=(), groups=1)
+    shift = ZERO if bias is None else bias.detach().double()
+    return Linear((x,), lambda form: compose(form, map, shift), composes=True, dtypes=(dtype,), kind="linear")

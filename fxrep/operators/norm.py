@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..analysis.forms import Form
 from ..convmap import Illegal
-from .registry import Linear, Operator, operator
+from .registry import Linear, Operator, fixed, operator
 
 
 @operator(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -20,7 +20,7 @@ def batch_norm_module(op: Operator) -> Linear:
     (x,) = op.arguments("input")
     if norm.training:
         raise Illegal(f"{op.program.describe(op.node)} is in training mode: call .eval()")
-    return _batch_norm(op, x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    return normalize(op, x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
 
 
 @operator(F.batch_norm, torch.batch_norm)
@@ -40,12 +40,10 @@ def batch_norm_function(op: Operator) -> Linear:
     def tensor(argument: object, what: str) -> Tensor | None:
         return None if argument is None else op.constant(argument, what)
 
-    return _batch_norm(
-        op, x, tensor(mean, "mean"), tensor(var, "variance"), tensor(w, "weight"), tensor(b, "bias"), eps
-    )
+    return normalize(op, x, tensor(mean, "mean"), tensor(var, "variance"), tensor(w, "weight"), tensor(b, "bias"), eps)
 
 
-def _batch_norm(
+def normalize(
     op: Operator,
     x: object,
     mean: Tensor | None,
@@ -54,6 +52,7 @@ def _batch_norm(
     bias: Tensor | None,
     eps: float,
 ) -> Linear:
+    """The norm of ``x`` with the given statistics."""
     if mean is None or var is None:
         raise Illegal(f"{op.program.describe(op.node)} has no running statistics and normalises by the batch")
     value = op.value(x)
@@ -66,7 +65,9 @@ def _batch_norm(
         raise Illegal(f"{op.program.describe(op.node)} has NaN or infinite statistics")
 
     def combine(form: Form) -> Form:
-        op.rank(form, value)
-        return form.scaled(factor).shifted(shift)
+        rank = op.rank(form, value)
+        if rank == 0 and op.program.ranks.get(value) != 0:
+            raise Illegal("its channels may be on another axis than those of its input; pass example_inputs")
+        return fixed(form.scaled(factor).shifted(shift), rank)
 
     return Linear((value,), combine, kind="norm")

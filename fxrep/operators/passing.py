@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator as py
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 from ..convmap import Illegal
 from .registry import Linear, Operator, operator
+
+CASTS: set[Any] = set()  # operators that may change a type, and whose rules see to it that they do not
 
 
 @operator(nn.Identity)

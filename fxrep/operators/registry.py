@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,15 +34,21 @@ class Stacked:
 class Linear:
     """What a rule says of a node: its form is ``combine(*forms of operands)``.
 
-    ``absorbs`` is False where an operand must exist as a value (the input of a convolution). ``dtypes`` are the types
-    that take part in the result's type. ``kind`` is what the report calls it, "" for what needs no mention.
+    ``composes``: it may be cheaper to take the operand as a value of its own than to look into it (the input of a
+    convolution). ``dtypes`` are the types that take part in the result's type. ``kind`` is what the report calls it, ""
+    for what needs no mention.
     """
 
     operands: tuple[fx.Node, ...]
     combine: Callable[..., Form | Stacked]
-    absorbs: bool = True
+    composes: bool = False
     dtypes: tuple[torch.dtype, ...] = ()
     kind: str = ""
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it has a kernel of its own, which a merge may change."""
+        return self.kind in ("conv", "linear")
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,11 @@ def _function(target: Any) -> Rule | None:
         return FUNCTIONS.get(target)
     except TypeError:  # an unhashable callable
         return None
+
+
+def fixed(form: Form, rank: int | None) -> Form:
+    """The form, of which it is now known which axis the channels are on."""
+    return form if form.rank is not None else replace(form, rank=rank)
 
 
 def align(constant: Tensor, rank: int | None) -> Tensor:

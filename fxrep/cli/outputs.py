@@ -1,0 +1,196 @@
+"""Write a merged model to OUT, in the format of its ending: all of it, or nothing under that name.
+
+Files are written into a folder of their own beside OUT, checked there, and renamed when they are whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..load import load, save
+from .errors import UserError, first_line, require
+from .measure import Inputs
+from .models import build
+from .saved import Opened, open_file, quiet
+
+ENDINGS = {
+    ".safetensors": "weights, and a .json that says how to rebuild the model: fxrep.load(OUT)",
+    ".pt2": "torch.export, runs without fxrep",
+    ".onnx": "ONNX, for ONNX Runtime and other engines",
+    ".pt": "torch.save of the whole module",
+}
+
+
+@dataclass
+class Written:
+    """Files in the staging folder, and what is worth telling about them."""
+
+    files: list[Path]
+    notes: list[str] = field(default_factory=list)
+    conv_nodes: int | None = None
+    any_batch: bool = True
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+
+def check_target(out: Path, force: bool) -> None:
+    """Say what is wrong with OUT before any work is done.
+
+    Raises:
+        UserError: its ending is unknown, its folder is missing, it exists, or an exporter is not installed.
+    """
+    if out.suffix not in ENDINGS:
+        endings = "; ".join(f"{ending} ({what})" for ending, what in ENDINGS.items())
+        raise UserError(f"'{out}' has no ending that says what to write: {endings}")
+    if not out.parent.is_dir():
+        raise UserError(f"there is no folder '{out.parent}'")
+    targets = [out, out.with_suffix(".json")] if out.suffix == ".safetensors" else [out]
+    for target in targets:
+        if target.is_dir():
+            raise UserError(f"'{target}' is a directory")
+        if target.exists() and not force:
+            raise UserError(f"'{target}' exists; --force replaces it")
+    if out.suffix == ".safetensors":
+        require("safetensors", "cli")
+    if out.suffix == ".onnx":
+        require("onnx", "export")
+        require("onnxscript", "export")
+
+
+@contextlib.contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A folder to write in, on the same disk as OUT; gone afterwards, whatever happens."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"cannot write in '{out.parent}': {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def commit(written: Written, out: Path) -> list[Path]:
+    """Give finished files their final names, and the permissions that the user's new files have."""
+    final = []
+    os.umask(mask := os.umask(0))
+    for file in written.files:
+        file.chmod(0o666 & ~mask)
+        os.replace(file, out.parent / file.name)
+        final.append(out.parent / file.name)
+    return final
+
+
+def write(folder: Path, out: Path, opened: Opened, deploy: nn.Module, inputs: Inputs) -> Written:
+    """Write ``deploy`` into ``folder``, under the name of ``out``.
+
+    Raises:
+        UserError: the format cannot hold the model, or the disk is full.
+    """
+    path = folder / out.name
+    try:
+        if out.suffix == ".safetensors":
+            return _write_safetensors(path, out, opened, deploy, inputs)
+        if out.suffix == ".pt2":
+            return _write_exported(path, deploy, inputs)
+        if out.suffix == ".onnx":
+            return _write_onnx(path, deploy, inputs)
+        torch.save(deploy, path)
+        return Written(
+            [path], ["it holds Python objects: load it where you trust it, with torch.load(OUT, weights_only=False)"]
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"'{out}' could not be written: {first_line(error)}") from error
+
+
+def reopen(written: Written, opened: Opened) -> nn.Module:
+    """The model as somebody else will read it from the files."""
+    path = written.files[0]
+    if path.suffix != ".safetensors" or opened.spec is None:
+        return open_file(path, trust=True).model
+
+    def fresh() -> nn.Module:  # with other random weights, so that a weight that was not stored shows
+        return build(opened.spec or "", opened.arguments, seed=1)
+
+    try:
+        return load(path, fresh())
+    except UserError:
+        model = load(path, fresh(), trust=True)
+    written.notes.append("a forward calls more than tensor operators: fxrep.load(OUT, trust=True) reads it")
+    return model
+
+
+def _write_safetensors(path: Path, out: Path, opened: Opened, deploy: nn.Module, inputs: Inputs) -> Written:
+    if opened.spec is None:
+        raise UserError(
+            "a .safetensors needs words that build the model again, such as timm:NAME or file.py:FACTORY; "
+            "from a saved file write a .pt2, .onnx or .pt"
+        )
+    shapes = [tuple(value.shape) for value in inputs]
+    return Written(
+        save(
+            path,
+            opened.model,
+            deploy,
+            spec=opened.spec,
+            arguments=opened.arguments,
+            inputs=shapes,
+            home=out.parent,
+        )
+    )
+
+
+def _export(model: nn.Module, inputs: Inputs) -> tuple[Any, list[str]]:
+    """An exported program with any batch size, or, with a note, with this one."""
+    # An example batch of one would be taken for a constant.
+    double = tuple(torch.cat([value, value]) if value.shape[0] == 1 else value for value in inputs)
+    batch = torch.export.Dim("batch")
+    try:
+        with quiet():
+            return torch.export.export(model, double, dynamic_shapes=[{0: batch} for _ in inputs], strict=False), []
+    except Exception as error:
+        with quiet():
+            program = torch.export.export(model, inputs, strict=False)
+        return program, [f"the batch size is fixed at {inputs[0].shape[0]}: {first_line(error)}"]
+
+
+def _write_exported(path: Path, deploy: nn.Module, inputs: Inputs) -> Written:
+    program, notes = _export(deploy, inputs)
+    with quiet():
+        torch.export.save(program, path)
+    return Written([path], notes, any_batch=not notes)
+
+
+def _write_onnx(path: Path, deploy: nn.Module, inputs: Inputs) -> Written:
+    onnx = require("onnx", "export")
+    program, notes = _export(deploy, inputs)
+    with quiet():
+        exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+        exported.save(str(path))
+    graph = onnx.load(str(path), load_external_data=False)
+    graphs = [graph.graph, *graph.functions]
+    convs = sum(node.op_type == "Conv" for part in graphs for node in part.node)
+    return Written([path, *sorted(path.parent.glob(f"{path.name}.*"))], notes, convs, any_batch=not notes)
+
+
+def runs_onnx() -> bool:
+    """Whether ONNX Runtime is here to check a file with."""
+    try:
+        require("onnxruntime", "export")
+    except UserError:
+        return False
+    return True
