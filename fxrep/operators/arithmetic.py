@@ -124,7 +124,7 @@ def _sum(op: Operator, a: Any, b: Any, alpha: Tensor, out: Any) -> Linear:
 
     def combine_constant(form: Form) -> Form:
         scaled = form.scaled(sign) if minus and sign is alpha else form
-        rank = _rank(op, form, value)
+        rank = op.known_rank(form, value)
         if not added.any() and added.dim() == 0:  # x + 0 is x, whatever the rank
             return scaled
         shift = align(added, rank)
@@ -139,7 +139,7 @@ def _multiple(op: Operator, a: Any, constant: Tensor, source: Any, out: Any) -> 
     value = op.value(a)
 
     def combine(form: Form) -> Form:
-        rank = _rank(op, form, value)
+        rank = op.known_rank(form, value)
         factor = align(constant, rank)
         return fixed(form.scaled(factor), rank) if factor.dim() else form.scaled(factor)
 
@@ -156,10 +156,6 @@ def _dtypes(op: Operator, source: Any, constant: Tensor) -> tuple[torch.dtype, .
     """A tensor of one axis or more takes part in type promotion; a number does not."""
     leaf = op.program.leaf(source)
     return (leaf.dtype,) if leaf is not None and constant.dim() else ()
-
-
-def _rank(op: Operator, form: Form, node: fx.Node) -> int | None:
-    return form.rank if form.rank is not None else op.program.ranks.get(node)
 
 
 def _number(op: Operator, value: Any) -> Tensor:

@@ -66,7 +66,7 @@ def normalize(
 
     def combine(form: Form) -> Form:
         rank = op.rank(form, value)
-        if rank == 0 and op.program.ranks.get(value) != 0:
+        if rank == 0 and op.program.ranks.get(value) != 0 and set(op.source_ranks(form)) != {0}:
             raise Illegal("its channels may be on another axis than those of its input; pass example_inputs")
         return fixed(form.scaled(factor).shifted(shift), rank)
 

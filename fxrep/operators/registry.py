@@ -88,11 +88,21 @@ class Operator:
         return tensor
 
     def rank(self, form: Form, node: fx.Node) -> int:
-        """The number of spatial axes of ``form``, the form of ``node``."""
-        rank = form.rank if form.rank is not None else self.program.ranks.get(node)
+        """The number of axes of ``form``, the form of ``node``, after the channels'."""
+        rank = self.known_rank(form, node)
         if rank is None:
             raise Illegal("the rank of its input is not known; pass example_inputs")
         return rank
+
+    def known_rank(self, form: Form, node: fx.Node) -> int | None:
+        """As ``rank``; None if it is not known."""
+        if form.rank is not None:
+            return form.rank
+        sources = {rank for rank in self.source_ranks(form) if rank is not None}
+        return self.program.ranks.get(node, sources.pop() if len(sources) == 1 else None)
+
+    def source_ranks(self, form: Form) -> list[int | None]:
+        return [self.program.ranks.get(term.source) for term in form.terms]
 
 
 Rule = Callable[[Operator], Linear]
