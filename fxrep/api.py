@@ -94,25 +94,36 @@ def reparameterize(
     """
     check_model(model)
     rule = policy_named(policy)
-    if is_exported(model):
-        return _reparameterize_exported(model, example_inputs, inplace, rule, progress)
-    assert isinstance(model, nn.Module)
     with torch.no_grad(), _collector_paused():
-        expected, observed = _observe(model, example_inputs)
-        plan = make_plan(structural_copy(model), model, rule, observed, progress)
-        report = make_report(plan)
-        result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
-        undo = _Snapshot(result) if inplace else None
-        try:
-            rewrite(plan, result)
-            if expected is not None and example_inputs is not None:
-                _require_equal(expected, _run(_with_own_buffers(result), example_inputs))
-        except BaseException:
-            if undo:
-                undo.restore()
-            raise
-        report.parameters = report.parameters[0], count_parameters(result)
-        vars(result)[REPORT] = report
+        # in functions of their own, so that all that they made is let go of before the collector looks at it
+        if is_exported(model):
+            return _reparameterize_exported(model, example_inputs, inplace, rule, progress)
+        assert isinstance(model, nn.Module)
+        return _reparameterize_module(model, example_inputs, inplace, rule, progress)
+
+
+def _reparameterize_module(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...] | None,
+    inplace: bool,
+    policy: Policy,
+    progress: Callable[[int, int], None] | None,
+) -> nn.Module:
+    expected, observed = _observe(model, example_inputs)
+    plan = make_plan(structural_copy(model), model, policy, observed, progress)
+    report = make_report(plan)
+    result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
+    undo = _Snapshot(result) if inplace else None
+    try:
+        rewrite(plan, result)
+        if expected is not None and example_inputs is not None:
+            _require_equal(expected, _run(_with_own_buffers(result), example_inputs))
+    except BaseException:
+        if undo:
+            undo.restore()
+        raise
+    report.parameters = report.parameters[0], count_parameters(result)
+    vars(result)[REPORT] = report
     return result
 
 
@@ -124,20 +135,19 @@ def _reparameterize_exported(
     progress: Callable[[int, int], None] | None,
 ) -> ExportedProgram | fx.GraphModule:
     """The same for a graph whose modules have no forward of their own."""
-    with torch.no_grad(), _collector_paused():
-        expected, _ = _observe(model, example_inputs)
-        program = Exported(model)
-        parameters = program.parameters(model)
-        plan = _plan_exported(program, policy, progress)
-        report = make_report(plan)
-        rewrite_flat(plan, program)
-        result = program.finish(share=inplace)
-        if expected is not None and example_inputs is not None:
-            _require_equal(expected, _run(_with_own_buffers(runnable(result)), example_inputs))
-        report.model, report.parameters = type(model).__name__, (parameters, program.parameters(result))
-        vars(result)[REPORT] = report
-        if inplace:
-            replace_content(model, result)
+    expected, _ = _observe(model, example_inputs)
+    program = Exported(model)
+    parameters = program.parameters(model)
+    plan = _plan_exported(program, policy, progress)
+    report = make_report(plan)
+    rewrite_flat(plan, program)
+    result = program.finish(share=inplace)
+    if expected is not None and example_inputs is not None:
+        _require_equal(expected, _run(_with_own_buffers(runnable(result)), example_inputs))
+    report.model, report.parameters = type(model).__name__, (parameters, program.parameters(result))
+    vars(result)[REPORT] = report
+    if inplace:
+        replace_content(model, result)
     return model if inplace else result
 
 

@@ -333,8 +333,12 @@ class Tracer(fx.Tracer):
             return self.create_node("get_attr", self.tensor_names[id(a)], (), {})
         return super().create_arg(a)
 
-    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(kind, target, *args, **kwargs)
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        node = self.graph.create_node(kind, target, (), {}, name, type_expr)
+        if args or kwargs:  # which create_node would search for symbolic numbers, at some length
+            node.args, node.kwargs = args, kwargs
         assert self.current is not None
         self.call_of[node] = self.current
         return node
