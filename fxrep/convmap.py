@@ -245,13 +245,14 @@ class ConvMap:
         """``outer after self``: taps ``s t2 + t1``, strides multiply, the grouping is the finest that both keep.
 
         Exact if ``outer`` never reads beyond the border of what this map gives, or if this map looks at one position
-        alone: then it makes no difference whether it is applied before the padding or after.
+        alone: then it makes no difference whether it is applied before the padding or after. Zeros are also right where
+        this map, beyond its border, would give zeros.
         """
         if self.out_channels != outer.in_channels:
             raise Illegal(f"{self.out_channels} channels are read as {outer.in_channels}")
         if len(self.taps) != len(outer.taps):
             raise Illegal(f"spatial ranks differ: {len(self.taps)} and {len(outer.taps)}")
-        if outer.mode and not self.is_pointwise:
+        if outer.mode and not self.is_pointwise and not (outer.mode == "zeros" and self.vanishes_outside):
             raise Illegal("the second of two convolutions reads beyond the border of what the first one gives")
         axes = [*zip(self.taps, outer.taps, self.stride, self.extent, outer.extent, strict=True)]
         taps = tuple(t1.then(t2, s) for t1, t2, s, _, _ in axes)
@@ -337,6 +338,12 @@ class ConvMap:
     def is_pointwise(self) -> bool:
         """Whether each position is computed from the same position alone."""
         return set(self.stride) <= {1} and not any(self.extent) and all(t == Taps(0, 1, 1) for t in self.taps)
+
+    @property
+    def vanishes_outside(self) -> bool:
+        """Whether beyond the positions of the output every tap is outside of the image, where there are zeros."""
+        inside = all(t.last <= 0 and t.first >= -e for t, e in zip(self.taps, self.extent, strict=True))
+        return inside and set(self.stride) <= {1} and self.mode in (None, "zeros")
 
     # ---------------------------------------------------------------------------------------------------------- cost
     @property

@@ -200,6 +200,10 @@ def _reason(analysis: Analysis, node: fx.Node) -> str:
     term = form.terms[0]
     if isinstance(term.map, ConvMap):
         return "part of a merge that was left alone"
+    for user in node.users:  # it might have gone into what reads it
+        reads = analysis.linear.get(user)
+        if reads is not None and reads.composes and user in analysis.reasons:
+            return f"it cannot go into {program.describe(user)}: {analysis.reasons[user]}"
     linear_source = analysis.linear.get(term.source)
     if linear_source is not None and len([u for u in term.source.users if not effects.only_asserts(u)]) > 1:
         return f"its input, {program.describe(term.source)}, is used elsewhere too"

@@ -71,6 +71,8 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
     "pad module and norm": (nn.Sequential(nn.ZeroPad2d(2), C(4, 8, 5), B(8)), IMAGE, (1, 0, 0)),
     "reflection": (nn.Sequential(nn.ReflectionPad2d(1), C(4, 8, 3)), IMAGE, (1, 0, 0)),
     "circular pad": (Made(lambda m, x: m.a(F.pad(x, (1, 1, 1, 1), mode="circular")), a=C(4, 8, 3)), IMAGE, (1, 0, 0)),
+    "pad before a padded conv": (
+        Made(lambda m, x: m.a(F.pad(x, (1, 1, 1, 1))), a=C(4, 8, 3, padding=1)), IMAGE, (1, 0, 0)),
     "crop": (
         Made(lambda m, x: m.a(F.pad(x, (-1, -1, -1, -1))) + m.b(x), a=C(4, 4, 1), b=C(4, 4, 3)), IMAGE, (1, 0, 0)),
     "depthwise and pool": (
@@ -105,7 +107,7 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
 KEPT: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int], str]] = {
     "biased 1x1 before a padded conv": (
         nn.Sequential(C(4, 4, 1), C(4, 4, 3, padding=1)), IMAGE, (2, 0, 0), "has a bias"),
-    "norm before a padded conv": (nn.Sequential(B(4), C(4, 8, 3, padding=1)), IMAGE, (1, 1, 0), "has a bias"),
+    "norm before a padded conv": (nn.Sequential(B(4), C(4, 8, 3, padding=1)), IMAGE, (1, 1, 0), "cannot go"),
     "padded conv after a 3x3": (
         nn.Sequential(C(4, 4, 3, padding=1, bias=False), C(4, 4, 3, padding=1)), IMAGE, (2, 0, 0), "beyond the border"),
     "depthwise before 1x1": (
