@@ -392,12 +392,22 @@ class Entries(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm, self.point = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.valid = nn.Conv2d(4, 4, 3)
 
     def raw(self, x: Tensor) -> Tensor:
         return self.conv(x)
 
     def features(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+    def joined(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x) + self.point(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.point(x)
 
     def parts(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x)) + self.point(x)
@@ -407,6 +417,18 @@ ENTRIES: dict[str, tuple[nn.Module, Any]] = {
     "a method beside forward: the conv of a chain": (made(Entries, _chain), lambda m, x: (m(x), m.raw(x))),
     "a method beside forward: the chain itself": (made(Entries, _chain), lambda m, x: (m(x), m.features(x))),
     "a method beside forward: the parts of a join": (made(Entries, _two_ways), lambda m, x: (m(x), m.parts(x))),
+    "a method beside forward: what follows a join": (
+        made(Entries, lambda m, x: m.norm(m.conv(x) + m.point(x))),
+        lambda m, x: (m(x), m.head(x)),
+    ),
+    "a method beside forward: the join and what follows it": (
+        made(Entries, lambda m, x: m.joined(x)),
+        lambda m, x: (m(x), m.joined(x)),
+    ),
+    "a method beside forward: the first of two convolutions": (
+        made(Entries, lambda m, x: m.valid(m.point(x))),
+        lambda m, x: (m(x), m.embed(x)),
+    ),
     "a method beside forward: a weight": (Functional(), lambda m, x: (m(x), m.penalty())),
     "a method that forward calls": (made(Entries, lambda m, x: m.parts(x)), lambda m, x: (m(x), m.parts(x))),
     "a head and a block on their own": (

@@ -185,13 +185,34 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
     if not all(usage.replaceable(piece, n, twins) for n in in_place):
         return False
     call: Call | None = piece.call_of[placement.site]
-    while placement.in_place and call is not None:
-        if "bias" in call.absent:  # code that asks for the bias of a convolution would see the merged one
+    while call is not None:
+        if placement.in_place and not _whole(call, [*in_place, *leaves]):
             return False
-        site, *others = (str(n.target).removeprefix(call.path).strip(".").split(".")[0] for n in (*in_place, *leaves))
-        for names in entry_points(type(call.module)):
-            if site in names and not names.issuperset(others):  # it runs the convolution without what follows it
-                return False
+        if not placement.in_place:
+            around = _step(piece.call_of[placement.site].path, call)
+            placement.swapped = [n for n in placement.swapped if not _on_its_own(n, around, call)]
         call = call.parent
     changed = {piece.call_of[n].module for n in _touched(placement) if n not in placement.swapped and n not in in_place}
     return all(usage.times[module] == twins for module in changed)
+
+
+def _whole(call: Call, nodes: list[fx.Node]) -> bool:
+    """Whether each way into the module of ``call`` runs all of ``nodes`` or none, and leaves their biases alone."""
+    if "bias" in call.absent:  # code that asks for the bias of a convolution would see the merged one
+        return False
+    steps = {_step(str(n.target), call) for n in nodes}
+    return all(names.isdisjoint(steps) or names.issuperset(steps) for names in entry_points(type(call.module)))
+
+
+def _on_its_own(node: fx.Node, around: str | None, call: Call) -> bool:
+    """Whether some way into the module of ``call`` runs ``node`` without what is merged, which is in ``around``."""
+    step = _step(str(node.target), call)
+    ways = (names for names in entry_points(type(call.module)) if step != around and step in names)
+    return any(around not in names for names in ways)
+
+
+def _step(path: str, call: Call) -> str | None:
+    """The child of the module of ``call`` that ``path`` is in; None if it is the module itself, or outside of it."""
+    if call.path and not path.startswith(f"{call.path}."):
+        return None
+    return path[len(call.path) :].strip(".").split(".")[0] or None
