@@ -72,6 +72,13 @@ def only_asserts(node: fx.Node) -> bool:
     return name_of(node) in ASSERTS or (is_number(node) and all(only_asserts(user) for user in node.users))
 
 
+def makes_a_value(node: fx.Node) -> bool:
+    """Whether a node is an operator on tensors: not an input, a parameter, a size, or an assertion."""
+    return node.op in ("call_function", "call_method", "call_module") and not (
+        name_of(node) in ASSERTS or is_number(node)
+    )
+
+
 def is_deterministic(node: fx.Node) -> bool:
     """Whether a node computes the same value each time, without effects."""
     return (

@@ -30,6 +30,7 @@ class Program:
         self.modules = dict(walk_paths(piece.root))
         self.nodes = list(piece.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
+        self.operators = [node for node in self.nodes if effects.makes_a_value(node)]
         self._tensors: dict[str, Tensor | None] = {}
         self._rename_after_inplace()
         self._constants: dict[fx.Node, Tensor | None] = {}
@@ -148,15 +149,14 @@ class Program:
             self._alias.union(inputs[0], node)
         by_storage: dict[int, fx.Node] = {}
         written: list[tuple[int, fx.Node]] = []
-        for i, node in enumerate(self.nodes):
-            if node.op == "get_attr":
-                tensor = self.tensor(node)
-                if tensor is not None:
-                    self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
-                continue
+        for node in self.nodes:
+            tensor = self.tensor(node) if node.op == "get_attr" else None
+            if tensor is not None:
+                self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
+        for node in self.operators:
             module = self.module(node)
             targets = effects.may_write(node, module)
-            written += [(i, target) for target in targets]
+            written += [(self.position[node], target) for target in targets]
             for other in effects.may_alias(node, module, targets):
                 self._alias.union(other, node)
         for i, target in written:
@@ -165,8 +165,8 @@ class Program:
     def _rename_after_inplace(self) -> None:
         """Let every read after an in-place operator read the operator's result."""
         latest: dict[fx.Node, list[tuple[int, fx.Node]]] = defaultdict(list)
-        for i, node in enumerate(self.nodes):
-            target = effects.updates_whole(node, self.module(node))
+        for node in self.operators:
+            i, target = self.position[node], effects.updates_whole(node, self.module(node))
             if target is not None:
                 target.replace_all_uses_with(node, functools.partial(self._is_after, i))
                 latest[target].append((i, node))
@@ -219,7 +219,7 @@ class _Classes:
 def _infer_ranks(program: Program, ranks: dict[fx.Node, int]) -> dict[fx.Node, int]:
     """The number of spatial axes of each value, where it was observed or an operator on it tells."""
     same: list[tuple[fx.Node, fx.Node]] = []
-    for node in program.nodes:
+    for node in program.operators:
         module = program.module(node)
         rank = effects.spatial_rank(node, builtin_type(module) if module is not None else None)
         operands = list(iterate(node.args[:1]))

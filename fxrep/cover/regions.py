@@ -25,7 +25,7 @@ from ..analysis import effects
 from ..analysis.cost import Cost, Policy
 from ..analysis.forms import ONE, Form, Scale, Term, atom, place_shift, price
 from ..analysis.program import Program
-from ..capture.tracer import Call, is_number
+from ..capture.tracer import Call
 from ..convmap import ConvMap, Illegal, Window
 from ..operators import Linear, Operator, Stacked, read
 
@@ -91,7 +91,7 @@ class Analysis:
             self._find_required()
             for per_run in (self.candidates, self.prices, self.regions, self.seen_through, self.stale):
                 per_run.clear()
-            for node in self.program.nodes:
+            for node in self.linear:  # in program order
                 self._visit(node)
             late = self.stale - self.kept or self._kept_after_all() - self.kept
             if not late:
@@ -110,9 +110,7 @@ class Analysis:
                     del self.linear[node]
                     self.reasons[node] = reason
             return
-        for node in self.program.nodes:
-            if node.op in ("placeholder", "get_attr", "output") or is_number(node):
-                continue
+        for node in self.program.operators:
             if self.program.constant(node) is not None:
                 continue
             try:
@@ -127,11 +125,10 @@ class Analysis:
         self.required = set()
         roots: dict[fx.Node, set[fx.Node]] = {}
         convolves: set[fx.Node] = set()
-        for node in self.program.nodes:
-            linear = self.linear.get(node)
-            if linear and (linear.convolves or any(n in convolves for n in linear.operands)):
+        for node, known in self.linear.items():
+            if known.convolves or any(n in convolves for n in known.operands):
                 convolves.add(node)
-        for node in reversed(self.program.nodes):
+        for node in reversed(self.program.operators):
             readers = [user for user in node.users if not effects.only_asserts(user)]
             reached: set[fx.Node] = set()
             hard = not readers or node in self.barriers or node in self.kept
