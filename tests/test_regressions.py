@@ -25,6 +25,7 @@ class Program(nn.Module):
         self.one, self.two = nn.Conv2d(4, 1, 1), nn.Conv2d(4, 1, 1)
         self.plain = nn.Conv2d(4, 4, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(4)
+        self.table = nn.Parameter(torch.randn(1, 4, 5, 5))
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,6 +69,8 @@ EXACT: dict[str, tuple[Callable[..., Tensor], tuple[int, int, int]]] = {
         lambda m, x: torch.stack([m.a(x) + m.bn(x.relu()), m.b(x)]).mean(0),
         (1, 1, 1),
     ),
+    # no operator read a constant that is not one number per channel
+    "a table of constants in the sum": (lambda m, x: m.a(x) + (m.b(x) + m.table), (1, 0, 1)),
     "a norm over two sources": (lambda m, x: m.bn(m.a(x) + m.b(x.relu())), (2, 0, 1)),
 }
 

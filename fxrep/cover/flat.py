@@ -92,7 +92,7 @@ def _weights(region: Region) -> list[str]:
 
 def _own_path(region: Region) -> str | None:
     """Where the weights of the region's only convolution are, if nothing else reads anything there."""
-    convolutions = [n for n in region.nodes if region.linear[n].kind in ("conv", "linear")]
+    convolutions = [n for n in region.nodes if region.linear[n].convolves]
     if len(convolutions) != 1:
         return None
     (conv,) = convolutions

@@ -149,9 +149,7 @@ class Analysis:
         return next((f for f in self.candidates.get(node, ()) if isinstance(f, Form)), None)
 
     def _visit(self, node: fx.Node) -> None:
-        linear = self.linear.get(node)
-        if linear is None:  # its form is the value itself
-            return
+        linear = self.linear[node]
         found: list[Form | Stacked] = []
         refused: list[str] = []
         try:
@@ -200,7 +198,7 @@ class Analysis:
         writer = self.program.written_between(operand, operand, reader)
         if writer is not None and writer is not reader:
             raise Illegal(f"{self.program.describe(writer)} may write to its input before it is read")
-        if self.program.constant(operand) is not None:
+        if linear.composes and self.program.constant(operand) is not None:
             raise Illegal("its input is computed from constants alone")
         form = self.form(operand)
         if form is not None and form.source is not None:
