@@ -118,7 +118,7 @@ class Check:
             if operand in self.values:
                 computed: Tensor = self.values[operand]
                 return computed
-            operand = self._passed_on(operand)
+            (operand,) = self.region.linear[operand].operands
         return self.images[operand]
 
     def _value(self, node: fx.Node, double: Cast) -> Any:
@@ -132,17 +132,8 @@ class Check:
         constant = program.constant(node)
         if constant is not None:
             return constant
-        return self._value(self._passed_on(node), double)
-
-    def _passed_on(self, node: fx.Node) -> fx.Node:
-        """What a node outside of the region is another name of; if it is more than that, the region is not whole."""
-        linear = self.region.linear[node]
-        if linear.kind:
-            raise RuntimeError(
-                f"{self.region.program.describe(node)} is neither inside the merge nor what it starts from"
-            )
-        (operand,) = linear.operands
-        return operand
+        (operand,) = self.region.linear[node].operands  # passes a source on
+        return self._value(operand, double)
 
     def _convolve(
         self,
