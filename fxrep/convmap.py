@@ -54,6 +54,8 @@ class Taps:
         return self.first + self.step * (self.count - 1)
 
     def __or__(self, other: Taps) -> Taps:
+        if self == other:
+            return self
         first, last = min(self.first, other.first), max(self.last, other.last)
         step = math.gcd(*(t.step for t in (self, other) if t.count > 1), self.first - other.first)
         return Taps(first, step, (last - first) // step + 1) if step else Taps(first, 1, 1)
@@ -308,7 +310,7 @@ class ConvMap:
         taps are added until it does.
         """
         taps = tuple(
-            t | Taps(min(t.first, 0), 1, 1) | Taps(max(t.last, -e), 1, 1)
+            t if t.first <= 0 and t.last >= -e else t | Taps(min(t.first, 0), 1, 1) | Taps(max(t.last, -e), 1, 1)
             for t, e in zip(self.taps, self.extent, strict=True)
         )
         before = tuple(-t.first for t in taps)
@@ -427,10 +429,9 @@ def correlate(
         window = x.unfold(2 + axis, d * (k - 1) + 1, s)
         x = window[..., ::d] if d > 1 else window
     spatial = x.shape[2 : 2 + len(counts)]
-    columns = x.reshape(len(x), groups, -1, math.prod(spatial), math.prod(counts)).movedim(2, -2).flatten(-2)
+    columns = x.reshape(len(x), groups, -1, math.prod(spatial), math.prod(counts)).transpose(3, 4).flatten(2, 3)
     kernels = weight.reshape(groups, len(weight) // groups, -1)
-    out = columns @ kernels.transpose(1, 2)  # batch, groups, positions, out / groups
-    return out.transpose(2, 3).reshape(len(x), len(weight), *spatial)
+    return (kernels @ columns).reshape(len(x), len(weight), *spatial)  # (out / groups, positions) for each group
 
 
 def _blocks(kernel: Tensor, coarse: int, fine: int) -> Tensor:

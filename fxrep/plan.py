@@ -86,7 +86,7 @@ def make_plan(
     pieces, opaque = captured or capture(model, original)
     analyses = [Analysis(Program(piece, observed), policy, kept=set(piece.kept)) for piece in pieces]
     names = first_paths(model)
-    usage = Usage(pieces, {names[m]: m for m in opaque if m in names}, model)
+    usage = Usage([analysis.program for analysis in analyses], {names[m]: m for m in opaque if m in names}, model)
     plan = Plan(model, pieces, opaque, analyses, usage)
     by_program = {analysis.program: analysis for analysis in analyses}
     built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str] = {}
@@ -190,7 +190,7 @@ def _name(merge: Merge, taken: dict[nn.Module, set[str]], known: dict[str, list[
 def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
     program, edits = analysis.program, Edits()
     call_of = program.piece.call_of
-    edits.droppable = {n for n in program.nodes if effects.only_asserts(n) or (n.op == "get_attr" and not n.users)}
+    edits.droppable = program.assertions | {n for n in program.nodes if n.op == "get_attr" and not n.users}
     for merge in merges:
         for placement in merge.placements:
             if placement.piece is not program.piece:

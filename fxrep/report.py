@@ -205,6 +205,6 @@ def _reason(analysis: Analysis, node: fx.Node) -> str:
         if reads is not None and reads.composes and user in analysis.reasons:
             return f"it cannot go into {program.describe(user)}: {analysis.reasons[user]}"
     linear_source = analysis.linear.get(term.source)
-    if linear_source is not None and len([u for u in term.source.users if not effects.only_asserts(u)]) > 1:
+    if linear_source is not None and len(program.readers(term.source)) > 1:
         return f"its input, {program.describe(term.source)}, is used elsewhere too"
     return f"its input comes from {program.describe(term.source)}, not from a convolution"

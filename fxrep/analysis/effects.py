@@ -5,6 +5,7 @@ Everything that is not known here is assumed to do the worst.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,11 +47,25 @@ POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hards
              "dropout", "contiguous", "clone", "detach", "batch_norm", "neg"}  # fmt: skip
 
 
+POINTWISE_OR_FRESH = (*FRESH_MODULES, *POINTWISE_MODULES)
+KEEPS_RANK_MODULES = (*POINTWISE_MODULES, nn.Linear)
+KEEPS_RANK = {*POINTWISE, "pad", "linear"}
+WRITES = {*INPLACE, "__setitem__", "setitem"}
+# Where the argument ``inplace`` is among the positional ones.
+INPLACE_ARGUMENT = {
+    "relu": 1, "relu6": 1, "silu": 1, "hardswish": 1, "mish": 1, "hardsigmoid": 1, "elu": 2, "leaky_relu": 2, "celu": 2,
+    "selu": 1, "dropout": 3, "hardtanh": 3, "threshold": 3,
+}  # fmt: skip
+
+
 def name_of(node: fx.Node) -> str:
     """The bare name of the function or method that a node calls."""
-    if isinstance(node.target, torch._ops.OpOverload):  # "add.Tensor" is an "add"
-        return str(node.target.overloadpacket.__name__)
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    target = node.target
+    if isinstance(target, str):
+        return target
+    if isinstance(target, torch._ops.OpOverload):  # "add.Tensor" is an "add"
+        return str(target.overloadpacket.__name__)
+    return getattr(target, "__name__", "")
 
 
 def is_torch(node: fx.Node) -> bool:
@@ -67,9 +82,13 @@ def is_torch(node: fx.Node) -> bool:
     return home.split(".")[0] in ("torch", "_operator", "operator", "math", "builtins")
 
 
-def only_asserts(node: fx.Node) -> bool:
-    """Whether a node is an assertion, or a number that assertions alone look at, if anybody does."""
-    return name_of(node) in ASSERTS or (is_number(node) and all(only_asserts(user) for user in node.users))
+def assertions(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes that are assertions, or numbers that assertions alone look at, if anybody does."""
+    found: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if name_of(node) in ASSERTS or (found.issuperset(node.users) and is_number(node)):
+            found.add(node)
+    return found
 
 
 def makes_a_value(node: fx.Node) -> bool:
@@ -126,13 +145,13 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     if module is not None and type(module).__module__ == "torch.export._unlift":  # looks at the inputs' shapes
         return []
     if module is not None:
-        if isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES)) or type(module).__module__.startswith("torch.nn."):
+        if isinstance(module, POINTWISE_OR_FRESH) or type(module).__module__.startswith("torch.nn."):
             return first if getattr(module, "inplace", False) else []
         return list(iterate((node.args, node.kwargs)))
     if not is_torch(node):
         return list(iterate((node.args, node.kwargs)))
     out = list(iterate(node.kwargs.get("out")))
-    if name_of(node) in (*INPLACE, "__setitem__", "setitem") or _inplace_by_name(node):
+    if name_of(node) in WRITES or _inplace_by_name(node):
         return first + out
     return out
 
@@ -162,7 +181,7 @@ def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     if not isinstance(first, fx.Node) or name_of(node) in ("__setitem__", "setitem") or "out" in node.kwargs:
         return None
     if module is not None:
-        inplace = getattr(module, "inplace", False) and isinstance(module, (*FRESH_MODULES, *POINTWISE_MODULES))
+        inplace = getattr(module, "inplace", False) and isinstance(module, POINTWISE_OR_FRESH)
     else:
         inplace = is_torch(node) and _inplace_by_name(node)
     return first if inplace and may_write(node, module) == [first] else None
@@ -182,10 +201,10 @@ def _inplace_by_name(node: fx.Node) -> bool:
 
 def _positional_inplace(node: fx.Node) -> bool:
     """``F.relu(x, True)`` and ``F.dropout(x, p, training, True)``."""
-    place = {"relu": 1, "relu6": 1, "silu": 1, "hardswish": 1, "mish": 1, "hardsigmoid": 1, "elu": 2, "leaky_relu": 2,
-             "celu": 2, "selu": 1, "dropout": 3, "hardtanh": 3, "threshold": 3}.get(name_of(node))  # fmt: skip
-    called = node.op == "call_function" and place is not None and len(node.args) > place
-    return called and place is not None and node.args[place] is True
+    if node.op != "call_function":
+        return False
+    place = INPLACE_ARGUMENT.get(name_of(node), len(node.args))
+    return place < len(node.args) and node.args[place] is True
 
 
 def spatial_rank(node: fx.Node, kind: type[nn.Module] | None) -> int | None:
@@ -209,7 +228,5 @@ def flattens(node: fx.Node, module: nn.Module | None) -> bool:
 def keeps_rank(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node's value has the rank of its first operand."""
     if module is not None:
-        return (
-            isinstance(module, (*POINTWISE_MODULES, nn.Linear)) or type(module).__module__ == "torch.nn.modules.padding"
-        )
-    return is_torch(node) and name_of(node) in (*POINTWISE, "pad", "linear")
+        return isinstance(module, KEEPS_RANK_MODULES) or type(module).__module__ == "torch.nn.modules.padding"
+    return name_of(node) in KEEPS_RANK and is_torch(node)

@@ -18,24 +18,29 @@ from torch import Tensor, fx, nn
 
 from ..capture.observe import Observation
 from ..capture.tracer import Piece, builtin_type, find_tensor, is_builtin, iterate
-from ..capture.walk import walk_paths
+from ..capture.walk import named_tensors, walk_paths
 from . import effects
 
 
 class Program:
-    """One piece: ``nodes`` in order, ``position`` of each, ``modules`` by path."""
+    """One piece: ``nodes`` in order, ``position`` of each, ``modules`` by path.
+
+    ``assertions`` compute nothing for the output; ``targets`` are the operands that an operator may write to.
+    """
 
     def __init__(self, piece: Piece, observed: Observation | None = None) -> None:
         self.piece = piece
         self.modules = dict(walk_paths(piece.root))
         self.nodes = list(piece.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
+        self.assertions = effects.assertions(self.nodes)
         self.operators = [node for node in self.nodes if effects.makes_a_value(node)]
-        self._tensors: dict[str, Tensor | None] = {}
+        self._tensors: dict[str, Tensor | None] = dict(named_tensors(piece.root))
         self._rename_after_inplace()
         self._constants: dict[fx.Node, Tensor | None] = {}
         self._alias = _Classes()
         self._writes: dict[fx.Node, list[int]] = {}
+        self.targets: dict[fx.Node, list[fx.Node]] = {}
         self._find_aliases_and_writes()
         self.ranks = _infer_ranks(self, observed.ranks(piece) if observed else {})
 
@@ -103,16 +108,17 @@ class Program:
         if node.op == "get_attr":
             tensor = self.tensor(node)
             return None if tensor is None or self.is_written(node) else tensor.detach()
-        if not node.all_input_nodes or not effects.is_deterministic(node) or self.is_written(node):
-            return None
-        inputs = {n: self.constant(n) for n in node.all_input_nodes}
-        if any(tensor is None for tensor in inputs.values()):
+        inputs: dict[fx.Node, Tensor] = {}
+        for n in node.all_input_nodes:
+            tensor = self.constant(n)
+            if tensor is None:
+                return None
+            inputs[n] = tensor
+        if not inputs or not effects.is_deterministic(node) or self.is_written(node):
             return None
 
         def widen(n: fx.Node) -> Tensor:
-            tensor = inputs[n]
-            assert tensor is not None
-            return tensor.double() if tensor.is_floating_point() else tensor
+            return inputs[n].double() if inputs[n].is_floating_point() else inputs[n]
 
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)
         function: Callable[..., Any]
@@ -133,6 +139,10 @@ class Program:
     def aliases(self, node: fx.Node) -> list[fx.Node]:
         """Every node whose value may share memory with ``node``'s."""
         return self._alias.members(node)
+
+    def readers(self, node: fx.Node) -> list[fx.Node]:
+        """The users of a node that do more than to assert something."""
+        return [user for user in node.users if user not in self.assertions]
 
     def is_written(self, node: fx.Node) -> bool:
         return bool(self._writes.get(self._alias.find(node)))
@@ -156,7 +166,9 @@ class Program:
         for node in self.operators:
             module = self.module(node)
             targets = effects.may_write(node, module)
-            written += [(self.position[node], target) for target in targets]
+            if targets:
+                self.targets[node] = targets
+                written += [(self.position[node], target) for target in targets]
             for other in effects.may_alias(node, module, targets):
                 self._alias.union(other, node)
         for i, target in written:

@@ -50,14 +50,15 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in ATOMIC:
         return value
-    if (kind is tuple or kind is set) and all(type(item) in ATOMIC for item in value):
+    if (kind is tuple or kind is set) and ATOMIC.issuperset(map(type, value)):
         return value if kind is tuple else set(value)
     if id(value) in memo:
         return memo[id(value)]
     if kind is dict or kind is OrderedDict:
         copied: dict[Any, Any] = kind()
         memo[id(value)] = copied
-        copied.update((_copy(k, memo), _copy(v, memo)) for k, v in value.items())
+        for key, item in value.items():
+            copied[_copy(key, memo)] = _copy(item, memo)
         return copied
     if kind is list:
         items: list[Any] = []
@@ -94,12 +95,14 @@ def _copy_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
 def _caches(model: nn.Module) -> dict[int, object]:
     """Detached copies of tensors that ``forward`` has left behind: with a gradient, they refuse ``deepcopy``."""
     own = (v for _, module in walk(model) for key, v in vars(module).items() if key not in STANDARD)
-    values = _tensors(v for v in own if type(v) not in ATOMIC)
+    values = _tensors(own)
     return {id(t): t.detach().clone() for t in values if t.grad_fn is not None}
 
 
 def _tensors(values: Iterable[object], depth: int = 3) -> Iterator[Tensor]:
     for value in values:
+        if type(value) in ATOMIC:
+            continue
         if isinstance(value, Tensor):
             yield value
         elif depth and isinstance(value, dict):

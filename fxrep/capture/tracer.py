@@ -30,6 +30,7 @@ from torch.fx.proxy import Attribute
 
 from .walk import first_paths, named_tensors, walk
 
+CONTAINERS = (dict, list, set)
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
@@ -337,8 +338,10 @@ class Tracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         node = self.graph.create_node(kind, target, (), {}, name, type_expr)
-        if args or kwargs:  # which create_node would search for symbolic numbers, at some length
-            node.args, node.kwargs = args, kwargs
+        if args:  # which create_node would search for symbolic numbers, at some length
+            node.args = args
+        if kwargs:
+            node.kwargs = kwargs
         assert self.current is not None
         self.call_of[node] = self.current
         return node
@@ -458,29 +461,36 @@ def find_tensor(root: nn.Module, path: str) -> Tensor | None:
 
 def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """What a module holds, with copies of its lists and dictionaries, to see whether its forward changes it."""
-    containers = (dict, list, set)
-    return {key: (value, value.copy() if type(value) in containers else None) for key, value in vars(module).items()}
+    return {
+        key: (value, None if type(value) not in CONTAINERS else value.copy() if value else ())
+        for key, value in vars(module).items()
+    }
 
 
 def _changed(module: nn.Module, state: dict[str, tuple[Any, Any]], but: Collection[str] = ()) -> bool:
-    now = {key: value for key, value in _state(module).items() if key not in but}
-    return now.keys() != state.keys() or any(
-        value is not state[key][0] or _identities(held) != _identities(state[key][1])
-        for key, (value, held) in now.items()
-    )
+    now = vars(module)
+    if len(now) != len(state) + sum(key in now for key in but):
+        return True
+    for key, value in now.items():
+        if key not in but and (key not in state or value is not state[key][0] or not _same(value, state[key][1])):
+            return True
+    return False
 
 
-def _identities(held: Any) -> object:
-    if isinstance(held, dict):
-        return [(key, id(value)) for key, value in held.items()]
-    return None if held is None else [*map(id, held)]
+def _same(value: Any, held: Any) -> bool:
+    """Whether a container holds what its copy ``held`` does, by identity and in order."""
+    if held is None or not (value or held):  # no container, or empty as before
+        return True
+    if len(value) != len(held) or (type(value) is dict and [*value] != [*held]):
+        return False
+    return all(map(operator.is_, *((v.values() if type(v) is dict else v) for v in (value, held))))
 
 
 def _restore(module: nn.Module, state: dict[str, tuple[Any, Any]]) -> None:
     vars(module).clear()
     for key, (value, held) in state.items():
         vars(module)[key] = value
-        if isinstance(held, list):
+        if held is not None and isinstance(value, list):
             value[:] = held
         elif held is not None:
             value.clear()

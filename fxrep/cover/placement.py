@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
-from ..capture.tracer import Call, Piece, find_tensor, join
+from ..analysis.program import Program
+from ..capture.tracer import Call, Piece, join
 from ..capture.walk import tensors, walk_paths
 from .liveness import entry_points, reachable_names
 from .regions import Region
@@ -42,7 +43,7 @@ class Placement:
 class Usage:
     """Who else uses a module: how often it is called, whether its weights are read, whether unseen code may call it."""
 
-    def __init__(self, pieces: list[Piece], opaque: dict[str, nn.Module], model: nn.Module) -> None:
+    def __init__(self, programs: list[Program], opaque: dict[str, nn.Module], model: nn.Module) -> None:
         self.times: Counter[nn.Module] = Counter()
         self.ordinal: dict[fx.Node, int] = {}
         self.read: set[int] = set()
@@ -52,17 +53,17 @@ class Usage:
             paths[module].append(path)
         self.names = {path: several for several in paths.values() if len(several) > 1 for path in several}
         self.mentioned = {path: reachable_names(module) for path, module in opaque.items()}
-        for piece in pieces:
+        for program in programs:
+            piece = program.piece
             self.times.update(call.module for call in piece.calls)
-            modules = dict(walk_paths(piece.root))
-            for node in piece.graph.nodes:
+            for node in program.nodes:
                 own = self.own[piece.call_of[node]]
                 self.ordinal[node] = len(own)
                 own.append(node)
                 if node.op == "call_module":
-                    self.times[modules[str(node.target)]] += 1
+                    self.times[program.modules[str(node.target)]] += 1
                 elif node.op == "get_attr" and node.users:
-                    self.read.add(id(find_tensor(piece.root, str(node.target))))
+                    self.read.add(id(program.tensor(node)))
 
     def key(self, piece: Piece, node: fx.Node) -> object:
         """The same for the same operator in two calls of one module that do the same."""

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import fx
 
-from ..analysis import effects
 from ..analysis.cost import Cost, Policy
 from ..analysis.forms import ONE, Form, Scale, Term, atom, place_shift, price
 from ..analysis.program import Program
@@ -129,7 +128,7 @@ class Analysis:
             if known.convolves or any(n in convolves for n in known.operands):
                 convolves.add(node)
         for node in reversed(self.program.operators):
-            readers = [user for user in node.users if not effects.only_asserts(user)]
+            readers = self.program.readers(node)
             reached: set[fx.Node] = set()
             hard = not readers or node in self.barriers or node in self.kept
             for user in readers:
@@ -305,11 +304,7 @@ class Analysis:
         """Nodes that were taken for interior, and whose value something outside of all regions needs."""
         inside = {n for region in self.regions.values() for n in region.nodes}
         interior = {n for region in self.regions.values() for n in region.interior}
-        return {
-            n
-            for n in interior
-            if n in self.required or not all(u in inside or effects.only_asserts(u) for u in n.users)
-        }
+        return {n for n in interior if n in self.required or not inside.issuperset(self.program.readers(n))}
 
     def _check_reach(self, region: Region) -> None:
         """Raise ``Illegal`` if convolutions of two modules would be composed that are more than a convolution each.
@@ -353,7 +348,7 @@ class Analysis:
         dies = {*region.interior, *own_values}
         own: set[fx.Node] = set()
         for node in region.nodes:
-            for target in effects.may_write(node, program.module(node)):
+            for target in program.targets.get(node, ()):
                 own.add(node)
                 earlier = [n for n in program.aliases(target) if program.position[n] < program.position[node]]
                 for n in sorted(earlier, key=program.position.__getitem__, reverse=True):
