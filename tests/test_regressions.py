@@ -326,3 +326,19 @@ def test_a_module_under_two_names_of_which_unseen_code_calls_one() -> None:
             return self.stem(x) * self.unseen(x)
 
     assert_right(Model())
+
+
+def test_branches_of_which_one_needs_the_value_that_the_others_could_see_through() -> None:
+    """Behind a norm, 1x1 convolutions can take it in; one that pads cannot, and then all read what the norm gives."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm2d(4)
+            self.parts = nn.ModuleList([nn.Conv2d(4, 4, k, padding="same") for k in (1, 1, 3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.bn(x)
+            return torch.stack([part(x) for part in self.parts]).sum(0)
+
+    assert_merged(randomize(Model()), image(), convs=1, norms=1)

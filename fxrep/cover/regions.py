@@ -177,7 +177,7 @@ class Analysis:
     def _keep(self, node: fx.Node, found: list[Form | Stacked]) -> None:
         """Keep the cheapest candidates of a node, cheapest first; of two alike, the one that reaches further back."""
         if len(found) == 1 or not all(isinstance(form, Form) for form in found):
-            self.candidates[node] = found[:CANDIDATES]
+            self.candidates[node] = found  # what is stacked has a price when it is summed
             return
         costs = {id(form): self.policy(price(form, self._price)) for form in found if isinstance(form, Form)}
         self.candidates[node] = sorted(found, key=lambda form: costs[id(form)])[:CANDIDATES]
@@ -238,7 +238,10 @@ class Analysis:
             if not isinstance(form, Form):
                 break
             form, values = self._separate(form)
-            interior = self._interior(root, {t.source for t in form.terms})
+            sources = {t.source for t in form.terms}
+            interior = self._interior(root, sources)
+            if not sources <= self._read(root, interior):
+                continue  # one of its terms sees through the source of another
             if not any(isinstance(t.map, ConvMap) for t in form.terms) or not self._saves(form, [*interior, root]):
                 break
             terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
@@ -299,6 +302,12 @@ class Analysis:
                 found.add(operand)
                 waiting.append(operand)
         return sorted(found, key=self.program.position.__getitem__)
+
+    def _read(self, root: fx.Node, interior: list[fx.Node]) -> set[fx.Node]:
+        """What the operators of a region read, by its own name."""
+        operands = {n for node in (root, *interior) for n in self.linear[node].operands}
+        forms = (self.form(n) for n in operands)
+        return operands.union(form.source for form in forms if form is not None and form.source is not None)
 
     def _kept_after_all(self) -> set[fx.Node]:
         """Nodes that were taken for interior, and whose value something outside of all regions needs."""
