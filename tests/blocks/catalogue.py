@@ -327,8 +327,8 @@ FAMILIES: dict[str, list[Design]] = {
             "EfficientViM, distilled heads", sources.EFFICIENTVIM,
             "(0 + sum of w_i linear x_i + 0 + sum of v_i linear x_i) / 2",
             lambda: heads.WeightedHeads((8, 8, 12), 5), left(linear=3, add=4, mul=2),
-            "The heads of one stage become one. The zeros that the two sums start from, with a size taken from the input, "
-            "stay; with torch 2.5 making them ends the trace, and nothing is merged.", NO_MERGE,
+            "The heads of one stage become one. The zeros that the two sums start from, with a size taken from the "
+            "input, stay; with torch 2.5 making them ends the trace, and nothing is merged.", NO_MERGE,
             shapes=((2, 8, 9, 9), (2, 8, 5, 5), (2, 12, 3, 3)), since="2.15"),
         Design(
             "LeViT, norm of tokens", sources.LEVIT, "unflatten(bn(flatten(linear x)))",

@@ -47,8 +47,8 @@ def _summary(every: list[Design]) -> list[str]:
     ahead = [design.name for design in every if design.authors and not design.behind]
     without = [design.name for design in every if design.authors == NO_MERGE]
     return [
-        f"Of {len(every)} designs, {len(without)} have no published merge. Of the others, {len(ahead)} have less to run",
-        f"than after theirs ({'; '.join(ahead)}), and {len(behind)} have more:",
+        f"Of {len(every)} designs, {len(without)} have no published merge. Of the others, {len(ahead)} have less to",
+        f"run than after theirs ({'; '.join(ahead)}), and {len(behind)} have more:",
         "",
         *(f"- {name}" for name in behind),
         "",
