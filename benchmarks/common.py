@@ -182,7 +182,7 @@ def commit() -> str | None:
 
 @dataclass
 class Results:
-    """Rows in a JSON file, written after every row, so that an interrupted run leaves what it measured.
+    """Rows in a JSON file, one to a line, written after every row: an interrupted run leaves what it measured.
 
     A row is found again by its `case` and `machine`. A row of another machine is never taken for one of this.
     """
@@ -206,7 +206,7 @@ class Results:
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"rows": self.rows}, indent=1) + "\n")
+        partial.write_text('{"rows": [\n' + ",\n".join(json.dumps(row) for row in self.rows) + "\n]}\n")
         partial.replace(self.path)
         return row
 

@@ -1,15 +1,23 @@
-"""The counters count what runs, and the commands answer bad input with one line."""
+"""The counters count what runs, the suite goes on where it was stopped, and bad input is answered with one line."""
 
+import importlib.util
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks import gpu, measuring, modes, page, peers, roofline, suite, usage
 from benchmarks.common import alternate, quartiles
 from benchmarks.counting import OpCounter, OpCounts, count_ops, peak_bytes
+from benchmarks.models import TUTORIAL, make
+from benchmarks.networks import Network
+from benchmarks.selections import SELECTIONS, Grid, cases
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,3 +74,196 @@ def test_unknown_model_is_one_line_with_the_closest_names(command: list[str]) ->
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: timm has no model 'repvg_a0'; did you mean repvgg_a0")
     assert answer.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------------- the suite
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """Run the suite on the tutorials' network with 32 pixels, and read the file that it leaves."""
+    pytest.importorskip("timm")
+    pytest.importorskip("torchvision")
+
+    def run(*options: str) -> list[dict[str, Any]]:
+        few = ["--models", TUTORIAL, "--image-size", "32", "--budget", "0.05", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["suite", "--select", "quick", *few, *options])
+        suite.main()
+        return json.loads((tmp_path / "suite-cpu.json").read_text())["rows"]
+
+    return run
+
+
+def test_the_suite_goes_on_where_it_was_interrupted(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[str] = []
+
+    def interrupted(case: Any, *rest: Any) -> Any:
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(case["mode"])
+        return measuring.measure(case, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(suite, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tiny()
+    kept = json.loads((tmp_path / "suite-cpu.json").read_text())["rows"]
+    assert [row["case"]["mode"] for row in kept] == ["rates", "layers"]
+
+    rows = tiny()
+    assert rows[:2] == kept
+    assert [row["case"]["mode"] for row in rows] == ["rates", "layers", "eager", "merge"]
+    assert tiny() == rows
+    timed = rows[2]
+    assert list(timed["seconds"]) == ["as is", "fxrep", "timm", "fuse"]
+    assert all(error < 1e-5 for error in timed["error"].values())
+    assert timed["kernels"]["fxrep"] < timed["kernels"]["fuse"] < timed["kernels"]["as is"]
+    shown = capsys.readouterr().out
+    assert "distance to the roofline" in shown
+    assert "time to merge" in shown
+
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--page", str(tmp_path / "page.md")])
+    (tmp_path / "page.md").write_text(f"before\n{page.BEGIN}\nstale\n{page.END}\nafter\n")
+    page.main()
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith(f"before\n{page.BEGIN}")
+    assert text.endswith(f"{page.END}\nafter\n")
+    assert "stale" not in text
+    assert "(suite-cpu-speedup.png)" in text
+    assert (tmp_path / "suite-cpu-roofline.png").stat().st_size > 0
+
+
+def test_a_peer_that_fails_is_one_line_and_the_others_are_measured(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(model: nn.Module) -> nn.Module:
+        raise ValueError("not today\nsecond line")
+
+    passes = peers.merges() | {"timm": refuses}
+    monkeypatch.setattr(peers, "merges", lambda: passes)
+    (row,) = (row for row in tiny("--modes", "eager") if row["case"]["mode"] == "eager")
+    assert row["failed"] == {"timm": "ValueError: not today"}
+    assert list(row["seconds"]) == ["as is", "fxrep", "fuse"]
+    assert (
+        f"eager, {TUTORIAL}, 1, float32, contiguous: without timm, ValueError: not today\n" in capsys.readouterr().err
+    )
+
+
+def test_a_mode_whose_module_is_missing_is_one_line(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    with pytest.raises(SystemExit):
+        tiny("--modes", "openvino", "cudagraphs")
+    assert capsys.readouterr().err.splitlines() == [
+        "openvino is left out: openvino is not installed",
+        "cudagraphs runs on cuda only",
+        "error: nothing was measured",
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("main", [suite.main, gpu.main])
+def test_no_cuda_is_one_line(
+    main: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("timm")
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--device", "cuda", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "error: torch sees no CUDA device here; use --device cpu\n"
+
+
+def test_an_unknown_model_is_one_line(tiny: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tiny("--models", "torchvision:resnet5")
+    assert capsys.readouterr().err.startswith("error: torchvision has no model 'resnet5'; did you mean resnet50")
+
+
+def test_the_gpu_run_checks_first_and_leaves_out_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("timm")
+    options = ["--models", TUTORIAL, "--batches", "1", "--image-size", "32", "--budget", "0.05", "--modes", "eager"]
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path), *options])
+    grids = (Grid((TUTORIAL,)),)
+    monkeypatch.setitem(SELECTIONS, "gpu", grids)
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 0
+    checks = json.loads((tmp_path / "correctness.json").read_text())["rows"]
+    assert [(row["case"]["tf32"], row["ok"]) for row in checks] == [(False, True), (True, True)]
+    assert "eager, float32" in (tmp_path / "summary.md").read_text()
+
+    monkeypatch.setattr(peers, "merges", lambda: {"fxrep": lambda model: nn.Sequential(model, nn.ReLU())})
+    sys.argv.append("--fresh")
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 1
+    assert f"{TUTORIAL}, TF32 off: WRONG" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "suite-cpu.json").read_text())["rows"]
+    assert not [row for row in rows if "model" in row["case"]]
+
+
+@pytest.mark.parametrize("mode", ["onnxruntime", "openvino"])
+def test_an_engine_computes_what_the_model_does(mode: str) -> None:
+    if modes.missing(mode, "cpu"):
+        pytest.skip(f"{mode} is not installed")
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(modes.MODES[mode].prepare(model, x)(), model(x), atol=1e-5)
+
+
+def test_fitted_statistics_keep_float16_in_range() -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("torchvision")
+    network = Network(TUTORIAL, 32)
+    case = {"device": "cpu", "dtype": "float16", "format": "channels_last", "batch": 2}
+    x = network.input(case)
+    assert x.dtype == torch.float16
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert network.error(network.placed("as is", case)(x)) < 0.02
+    assert all(not module.training for module in make(TUTORIAL).modules())
+
+
+def test_the_bounds_count_every_layer_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 5)).eval()
+    conv, linear = roofline.layers(model, torch.randn(1, 3, 4, 4))
+    assert conv == roofline.Layer(macs=8 * 3 * 9 * 16, weights=8 * 3 * 9 + 8, data=3 * 16 + 8 * 16)
+    assert linear == roofline.Layer(macs=128 * 5, weights=128 * 5 + 5, data=128 + 5)
+    found = roofline.bounds(
+        [conv, linear], 48 + 5, batch=2, element_bytes=4, macs_per_second=1000, bytes_per_second=1e6
+    )
+    assert found == {"network": 2 * (3456 + 640) / 1000, "layers": 2 * 3456 / 1000 + 2 * 640 / 1000}
+    starved = roofline.bounds([linear], 53, batch=2, element_bytes=4, macs_per_second=1e12, bytes_per_second=1)
+    assert starved == {"network": 4 * (645 + 2 * 53), "layers": 4 * (645 + 2 * 133)}
+
+
+def test_usage_counts_what_one_call_takes() -> None:
+    x = torch.zeros(256)
+    assert usage.activation_bytes(lambda: x.exp().exp().exp().exp(), "cpu") == 2 * x.nbytes
+    assert usage.kernels(lambda: x.exp().view(16, 16).t().exp_(), "cpu") == 2
+
+
+def test_a_selection_has_every_case_once_and_what_its_bounds_need() -> None:
+    grid = Grid(("a", "b"), batches=(1, 8), dtypes=("float32", "float16"), modes=("eager", "onnxruntime", "merge"))
+    found = cases([grid, grid], "cpu", 32)
+    modes_of = [case["mode"] for case in found]
+    assert {mode: modes_of.count(mode) for mode in modes_of} == {
+        "rates": 2,
+        "layers": 2,
+        "eager": 8,
+        "onnxruntime": 4,  # float32 alone
+        "merge": 2,
+    }
+    assert all(cases(grids, "cuda", 224) for grids in SELECTIONS.values())
+
+
+def test_the_page_says_what_the_files_say() -> None:
+    """Whoever measures again runs `python -m benchmarks.page` too."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    measured = text.split(page.BEGIN)[1].split(page.END)[0].strip()
+    assert measured == page.render(ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md").strip()
