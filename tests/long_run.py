@@ -27,7 +27,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests import test_properties as properties
-from tests.strategies import dangerous, programs
+from tests.programs.draw import dangerous, programs
 
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "results" / "properties.json"
@@ -42,7 +42,8 @@ def fingerprint() -> str:
     """What the examples depend on: the package and the properties."""
     files = [
         *sorted((ROOT / "fxrep").rglob("*.py")),
-        *(ROOT / "tests" / n for n in ("strategies.py", "test_properties.py")),
+        *sorted((ROOT / "tests" / "programs").glob("*.py")),
+        ROOT / "tests" / "test_properties.py",
     ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 

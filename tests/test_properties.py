@@ -21,7 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fxrep
 from tests.counting import CONVS, count_ops
 from tests.helpers import assert_unchanged, snapshot
-from tests.strategies import DTYPES, Hazard, Program, build, dangerous, predict, programs
+from tests.programs.description import DTYPES, Program
+from tests.programs.draw import dangerous, programs
+from tests.programs.hazards import Hazard, build
+from tests.programs.prediction import predict
 
 TOLERANCE = 1e-9
 SEEN: Counter[str] = Counter()
