@@ -29,11 +29,38 @@ def test_design(name: str) -> None:
     assert count(merged, inputs) == design.left, fxrep.report(merged)
 
 
+# What fxrep still gets wrong in exported programs
+EXPORTED = {
+    "ECBSR, merged in forward": "a factor in float64 before a convolution of float32 values is folded",
+    "NFNet": "the norm of a kernel is taken for one in training mode",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=EXPORTED[n])) if n in EXPORTED else n
+        for n in DESIGNS
+    ],
+)
+def test_exported_design(name: str) -> None:
+    design = DESIGNS[name]
+    model, inputs = design.model(), design.inputs()
+    try:
+        program = torch.export.export(model, inputs)
+    except Exception as error:
+        pytest.skip(f"torch.export refuses it: {type(error).__name__}")
+    merged = fxrep.reparameterize(program).module()
+    assert relative_error(run(merged, inputs), run(model, inputs)) <= 1e-9
+    assert sum(count(merged, inputs).values()) <= sum(design.left.values())
+
+
 @pytest.mark.parametrize("name", [name for name, design in DESIGNS.items() if design.authors])
 def test_a_difference_to_the_authors_merge_has_a_reason(name: str) -> None:
     design = DESIGNS[name]
     assert design.left != design.authors
-    assert design.note.startswith("Not reached: ") == design.behind
+    assert design.note.startswith("Not reached") == design.behind
 
 
 def test_names_are_unique() -> None:

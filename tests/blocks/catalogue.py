@@ -113,8 +113,9 @@ FAMILIES: dict[str, list[Design]] = {
         Design(
             "UniRepLKNet, block", sources.UNIREPLKNET, "x + g bn(linear(grn(gelu(linear(se(bn(dilated x)))))))",
             lambda: large_kernel.UniRepLKNetBlock(8), left(conv=3, linear=2, norm=1, add=2, mul=5),
-            "Not reached: the norm and the layer scale are behind a linear layer and a permute, and the shift of the "
-            "global response normalization before it; fxrep does not go through a permute yet.",
+            "Not reached: the norm and the layer scale are behind a linear layer and a permute, through which fxrep does "
+            "not go; and the shift of the global response normalization, before the linear layer, is added to what has "
+            "no known rank.",
             left(conv=3, linear=2, add=1, mul=4)),
     ],
     "Mobile networks": [
@@ -219,6 +220,11 @@ FAMILIES: dict[str, list[Design]] = {
             "YOLOv7, RepConvN", sources.YOLOV7, "silu(bn(conv3 x) + bn(conv1 x) + 0)",
             lambda: detectors.RepConv(8, 8, identity=False), left(conv=1)),
         Design(
+            "YOLOv7, implicit knowledge", sources.YOLOV7, "m conv1(a + x)",
+            lambda: detectors.ImplicitHead(8, 16), left(conv=1, add=1),
+            "Not reached on its own: the rank of the input is not taken from the convolution that reads it. With "
+            "`example_inputs` one convolution is left.", left(conv=1)),
+        Design(
             "YOLOv9, RepConvN", sources.YOLOV9, "silu(bn(conv3 x) + bn(conv1 x) + 0)",
             lambda: detectors.RepConvN(8, 8), left(conv=1)),
         Design(
@@ -302,6 +308,9 @@ FAMILIES: dict[str, list[Design]] = {
         Design(
             "OREPA, large kernel", sources.OREPA, "bn(conv(x, W)), W = conv(conv(W1, W2), W3)",
             lambda: computed.OREPALargeConv(8, 8), left(conv=1)),
+        Design(
+            "NFNet", sources.NFNET, "conv(x, standardised W)",
+            lambda: computed.ScaledStdConv2d(8, 8), left(conv=1, norm=1, mul=1), ALONE, NO_MERGE),
         Design(
             "VanillaNet", sources.VANILLANET, "bn(dw7(relu(pool(bn(conv1(leaky(bn(conv1 x))))))))",
             lambda: computed.VanillaBlock(8, 16), left(conv=3),

@@ -1,4 +1,4 @@
-"""Weights that are computed in forward, and activations that training turned into the identity."""
+"""Weights that are computed in forward, and an activation that training turns into the identity."""
 
 from __future__ import annotations
 
@@ -81,6 +81,20 @@ class OREPALargeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(F.conv2d(x, self.weight_gen(), padding=self.layers))
+
+
+class ScaledStdConv2d(nn.Conv2d):
+    """NFNet: a convolution whose kernel is standardised for each output, by the function that normalises batches."""
+
+    def __init__(self, cin: int, cout: int, kernel: int = 3) -> None:
+        super().__init__(cin, cout, kernel, padding=kernel // 2)
+        self.gain = nn.Parameter(torch.rand(cout, 1, 1, 1) + 0.5)
+        self.scale = 1.7 / math.sqrt(self.weight[0].numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat, gain = self.weight.reshape(1, self.out_channels, -1), (self.gain * self.scale).view(-1)
+        flat = F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0, eps=1e-6)
+        return F.conv2d(x, flat.reshape_as(self.weight), self.bias, self.stride, self.padding)
 
 
 class SeriesActivation(nn.ReLU):

@@ -78,6 +78,19 @@ class RepConv(nn.Module):
         return self.act(self.rbr_dense(inputs) + self.rbr_1x1(inputs) + id_out)
 
 
+class ImplicitHead(nn.Module):
+    """YOLOv7: ``im * conv_1(ia + x)``, with a learned vector before and one behind the last convolution."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.ia = nn.Parameter(0.02 * torch.randn(1, cin, 1, 1))
+        self.m = nn.Conv2d(cin, cout, 1)
+        self.im = nn.Parameter(1 + 0.02 * torch.randn(1, cout, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.im * self.m(self.ia + x)
+
+
 class YoloConv(nn.Module):
     """A convolution, its norm, and an activation that may be the identity."""
 

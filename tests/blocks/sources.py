@@ -195,6 +195,11 @@ VANILLANET = Source(
     "VanillaNet: the Power of Minimalism in Deep Learning",
     "NeurIPS 2023", ARXIV + "2305.12972", GITHUB + "huawei-noah/VanillaNet",
 )  # fmt: skip
+NFNET = Source(
+    "A. Brock, S. De, S. L. Smith, K. Simonyan",
+    "High-Performance Large-Scale Image Recognition Without Normalization",
+    "ICML 2021", ARXIV + "2102.06171", GITHUB + "google-deepmind/deepmind-research",
+)  # fmt: skip
 LEVIT = Source(
     "B. Graham, A. El-Nouby, H. Touvron, P. Stock, A. Joulin, H. Jégou, M. Douze",
     "LeViT: a Vision Transformer in ConvNet's Clothing for Faster Inference",
