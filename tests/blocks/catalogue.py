@@ -114,7 +114,7 @@ FAMILIES: dict[str, list[Design]] = {
             "UniRepLKNet, block", sources.UNIREPLKNET, "x + g bn(linear(grn(gelu(linear(se(bn(dilated x)))))))",
             lambda: large_kernel.UniRepLKNetBlock(8), left(conv=3, linear=2, norm=1, add=2, mul=5),
             "Not reached: the norm and the layer scale are behind a linear layer and a permute, through which fxrep "
-            "does not go; and the shift of the global response normalization, before the linear layer, is added to what "
+            "does not go; and the shift of global response normalization, before the linear layer, is added to what "
             "has no known rank.",
             left(conv=3, linear=2, add=1, mul=4)),
     ],
