@@ -342,3 +342,18 @@ def test_branches_of_which_one_needs_the_value_that_the_others_could_see_through
             return torch.stack([part(x) for part in self.parts]).sum(0)
 
     assert_merged(randomize(Model()), image(), convs=1, norms=1)
+
+
+def test_a_child_that_hands_a_source_on() -> None:
+    """The Identity in the child was taken for a part of the merge around it."""
+
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+            self.side = nn.Sequential(nn.SyncBatchNorm(4), nn.Identity())
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.a(x) + (self.b(x) + self.side(y))
+
+    assert_merged(randomize(Joined()), (image(), image().flip(3)), convs=1, norms=1, adds=1)

@@ -297,8 +297,9 @@ class Analysis:
                 if operand not in self.linear or operand in sources or operand in found:
                     continue
                 form = self.form(operand)
-                if linear.composes and form is not None and form.source is not None:
-                    continue  # another name of the source, for others to read as well
+                name = linear.composes or not self.linear[operand].kind
+                if name and form is not None and form.source in sources:
+                    continue  # another name of the source, for others to read as well, or for a child to hand out
                 found.add(operand)
                 waiting.append(operand)
         return sorted(found, key=self.program.position.__getitem__)
