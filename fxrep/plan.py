@@ -25,6 +25,8 @@ from .cover.placement import Placement, Usage, place
 from .cover.regions import Analysis, Region
 from .weights import Workspace, build_modules
 
+MODES = {"autocast", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled"}
+
 
 @dataclass(eq=False)
 class Merge:
@@ -145,12 +147,20 @@ def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
     for call, merges in _changed_calls(plan.merges).items():
         piece, program = merges[0].first.piece, merges[0].region.program
         try:
-            if "autocast" in reachable_names(call.module):
-                raise Illegal(f"forward of '{call.path or 'the model'}' uses autocast, which its graph would not")
-            plan.scopes[call] = piece, build(piece, call, plan.edits[piece], program.nodes, program.position)
+            scope = build(piece, call, plan.edits[piece], program.nodes, program.position)
+            for replaced in scope.replaced:
+                _check_modes(replaced)
+            plan.scopes[call] = piece, scope
         except Illegal as reason:
             refused |= {p.region: str(reason) for merge in merges for p in merge.placements}
     return refused
+
+
+def _check_modes(call: Call) -> None:
+    """Raise ``Illegal`` if the code of a call looks at, or sets, a mode of torch's that its graph would not."""
+    modes = MODES & reachable_names(call.module)
+    if modes:
+        raise Illegal(f"forward of '{call.path or 'the model'}' uses {min(modes)}, which its graph would not")
 
 
 def _changed_calls(merges: list[Merge]) -> dict[Call, list[Merge]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 from torch import fx, nn
 
@@ -21,14 +22,14 @@ def rewrite(plan: Plan, target: nn.Module) -> None:
     places = places_of(target)
     for merge in plan.merges:
         _put_modules(merge, modules, target, places)
-    for call, (piece, scope) in plan.scopes.items():
-        _put_forward(modules[join(piece.path, call.path)], scope)
     for path in plan.removals:
         _remove(target, path)
     for call, (piece, scope) in plan.scopes.items():
         path = join(piece.path, call.path)
         if path and scope.passes_on(modules[path]) and not _has_weights(modules[path]):
             replace(target, path, nn.Identity().eval(), places)
+        else:
+            _put_forward(modules[path], scope)
 
 
 def _paths(plan: Plan) -> set[str]:
@@ -88,7 +89,20 @@ def _put_forward(module: nn.Module, scope: Scope) -> None:
     if isinstance(module, fx.GraphModule):
         module.graph = scope.graph
     else:
-        install(module, Forward.of(scope.graph, scope.guards))
+        install(module, Forward.of(scope.graph, scope.guards, _still_there(module, scope.reads())))
+
+
+def _still_there(module: nn.Module, reads: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
+    """Those of the values that code read off modules in ``module`` which somebody could still read, or change."""
+    kept = {}
+    for (path, name), value in reads.items():
+        try:
+            found = getattr(module.get_submodule(path), name)
+        except AttributeError:
+            continue
+        if type(found) is type(value) and found == value:
+            kept[path, name] = value
+    return kept
 
 
 def _remove(target: nn.Module, path: str) -> None:

@@ -28,11 +28,16 @@ class Forward:
     imports: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, graph: fx.Graph, guards: dict[str, Any]) -> Forward:
-        """The forward that ``graph`` computes; ``guards`` are the values that some arguments were traced with."""
+    def of(cls, graph: fx.Graph, guards: dict[str, Any], reads: dict[tuple[str, str], Any]) -> Forward:
+        """The forward that ``graph`` computes.
+
+        ``guards`` are the values that some arguments were traced with; ``reads``, those that attributes of modules had,
+        by the path of the module and the name of the attribute. It raises an error where they are others.
+        """
         python = graph.python_code("self")
         definition = re.search(r"^def forward\(.*\).*:$", python.src, re.MULTILINE)
         assert definition is not None
+        guards = guards | {_attribute(path, name): value for (path, name), value in reads.items()}
         checks = "".join(_guard(name, value) for name, value in guards.items())
         body = python.src[definition.end() :].lstrip("\n")
         code = f"{python.src[: definition.end()]}\n{checks}{body}"
@@ -66,6 +71,10 @@ class Rewritten:
     def __init_subclass__(cls, **_: Any) -> None:
         """Not a subclass that the base's author meant: registries and required keywords do not apply."""
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Code that makes another of its kind, as a slice of a ``Sequential`` does, gets one of its base."""
+        return cls._fxrep_base(*args, **kwargs)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(max(2, int(protocol)))
         return (_rebuild, (self._fxrep_base, self._fxrep_forward), *reduced[2:])
@@ -93,13 +102,21 @@ def _subclass(base: type[nn.Module], forward: Forward) -> type[nn.Module]:
 
 def _rebuild(base: type[nn.Module], forward: Forward) -> nn.Module:
     cls = _subclass(base, forward)
-    return cls.__new__(cls)
+    return base.__new__(cls)
+
+
+def _attribute(path: str, name: str) -> str:
+    """The expression for an attribute of the module at ``path``."""
+    text = "self"
+    for part in (*path.split("."), name) if path else (name,):
+        text = f"{text}.{part}" if part.isidentifier() else f"getattr({text}, {part!r})"
+    return text
 
 
 def _guard(name: str, value: Any) -> str:
     if value is None:
         test = f"{name} is not None"
-    elif isinstance(value, bool | int | float | str):
+    elif isinstance(value, bool | int | float | str | tuple):
         test = f"type({name}) is not {type(value).__name__} or {name} != {value!r}"
     else:
         return ""

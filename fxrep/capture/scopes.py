@@ -36,11 +36,21 @@ class Edits:
 
 @dataclass
 class Scope:
-    """A module's own graph, the values that arguments were traced with, and tensors that the graph brings along."""
+    """A module's own graph, the values that arguments were traced with, and tensors that the graph brings along.
+
+    ``replaced`` are the calls whose code the graph stands for: that of the module, and of children it does not call.
+    """
 
     graph: fx.Graph
     guards: dict[str, Any]
     constants: dict[str, Tensor]
+    replaced: list[Call] = field(default_factory=list)
+
+    def reads(self) -> dict[tuple[str, str], Any]:
+        """The plain values that the replaced code read, by the path of a module inside this one and a name."""
+        paths = first_paths(self.replaced[0].module)
+        reads = (read for call in self.replaced for read in call.reads.items())
+        return {(paths[module], name): value for (module, name), value in reads if module in paths}
 
     def passes_on(self, module: nn.Module) -> bool:
         """Whether the graph, run as the forward of ``module``, hands its only argument on and does nothing else."""
@@ -72,6 +82,7 @@ class _Builder:
         self.nodes = self.all_nodes[slice(*piece.span(call, position))]
         self.graph = fx.Graph()
         self.values: dict[fx.Node, fx.Node] = {}
+        self.called: set[Call] = set()
         self.scope = Scope(self.graph, {}, {})
         self.modules = first_paths(call.module)
         self.tensors = {id(tensor): name for name, tensor in named_tensors(call.module)}
@@ -92,7 +103,13 @@ class _Builder:
         for node in reversed(self.graph.nodes):
             if not node.users and (node.op == "get_attr" or node in self._extracted):
                 self.graph.erase_node(node)
+        self.scope.replaced = self._replaced(self.call)
         return self.scope
+
+    def _replaced(self, call: Call) -> list[Call]:
+        """``call``, and those inside of it that the new graph does not make."""
+        inner = (child for child in call.children if child not in self.called)
+        return [call, *(c for child in inner for c in self._replaced(child))]
 
     def _bind_arguments(self) -> None:
         self._extracted: set[fx.Node] = set()
@@ -171,6 +188,7 @@ class _Builder:
         if child.module not in self.modules:
             raise Illegal(f"'{self.call.path}' calls a module that is not inside it")
         result = self.graph.call_module(self.modules[child.module], args, kwargs)
+        self.called.add(child)
         self._extract(child.output, result)
 
     def _sum(self, summands: list[tuple[str | None, fx.Node, float]]) -> fx.Node:

@@ -28,11 +28,13 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.proxy import Attribute
 
+from .clone import STANDARD
 from .walk import first_paths, named_tensors, walk
 
 CONTAINERS = (dict, list, set)
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
+PLAIN = {bool, int, float, str, type(None)}
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
 
 
@@ -40,8 +42,9 @@ METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contig
 class Call:
     """One call of a module that was traced through: who called it, with what, and what came out.
 
-    ``absent`` are the parameters and the like that its code looked at and found to be None; ``guessed`` says that it
-    asked a symbol for its value, which raises an error, and may have caught the error.
+    ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
+    that it read off modules; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
+    caught the error.
     """
 
     module: nn.Module
@@ -51,9 +54,11 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: Any = None
     absent: set[str] = field(default_factory=set)
+    reads: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     guessed: bool = False
     after: fx.Node | None = None
     last: fx.Node | None = None
+    children: list[Call] = field(default_factory=list)
 
     def inside(self, other: Call) -> bool:
         """Whether this call is ``other`` or was made, directly or not, by it."""
@@ -224,7 +229,7 @@ class Tracer(fx.Tracer):
         self.current = Call(root, "", None)
         self.calls.append(self.current)
         state = _state(root)
-        with torch.no_grad(), _no_random(type(root).__name__), _tensors_are_tensors(root):
+        with torch.no_grad(), _no_random(type(root).__name__), _tensors_are_tensors(root), _reads_are_noted(self):
             graph = self.trace(root)
         if self.calls[0].guessed:
             raise TypeError("its forward goes on after an error that only tracing raises")
@@ -233,6 +238,9 @@ class Tracer(fx.Tracer):
             raise TypeError("its forward changes attributes of the module")
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
         self.calls[0].last = output
+        for call in self.calls[1:]:
+            assert call.parent is not None
+            call.parent.children.append(call)
         return Piece(path, root, graph, self.calls, self.call_of, self.opaque)
 
     # -------------------------------------------------------------------------------------------------- fx overrides
@@ -578,6 +586,32 @@ class _tensors_are_tensors:
     def __exit__(self, *_: object) -> None:
         for names in self.files:
             del names["isinstance"]
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) in PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
+
+
+class _reads_are_noted:
+    """Note the numbers, strings and the like that traced code reads off modules: the graph is right for these."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+
+    def __enter__(self) -> None:
+        tracer, read = self.tracer, nn.Module.__getattribute__
+
+        def noted(module: nn.Module, name: str) -> Any:
+            value = read(module, name)
+            if _is_plain(value) and name not in STANDARD and not hasattr(nn.Module, name):
+                assert tracer.current is not None
+                tracer.current.reads[module, name] = value
+            return value
+
+        nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]
+
+    def __exit__(self, *_: object) -> None:
+        del nn.Module.__getattribute__
 
 
 def _written(module: nn.Module) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import functools
 import inspect
 import sys
@@ -136,6 +138,12 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
 
     Without those of ``forward`` itself if ``but_forward``.
     """
+    forward, functions = reachable_functions(module)
+    return set[str]().union(*(_names(f) for f in functions if not (but_forward and f is forward)))
+
+
+def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[FunctionType]]:
+    """``module.forward``, and all functions of the user's that it and the hooks may go through."""
     forward = _users_function(getattr(type(module), "forward", None))
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     functions: dict[FunctionType, None] = {}
@@ -164,6 +172,7 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
         if function is None or function in functions:
             continue
         functions[function] = None
+        waiting += _enclosed(function)
         mentioned = _names(function)
         for name in mentioned & function.__globals__.keys():
             reach(function.__globals__[name])
@@ -172,7 +181,21 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
                 if name in space:
                     reach(space[name])
         names |= mentioned
-    return set[str]().union(*(_names(f) for f in functions if not (but_forward and f is forward)))
+    return forward, list(functions)
+
+
+def asks_for_types(module: nn.Module) -> bool:
+    """Whether the code that ``module.forward`` and hooks go through asks an object for its class."""
+    _, functions = reachable_functions(module)
+    return any(_asks_for_types(function.__code__) for function in functions)
+
+
+def _asks_for_types(code: CodeType) -> bool:
+    asks = "__class__" in code.co_names or (
+        "type" in code.co_names
+        and any(i.opname == "LOAD_GLOBAL" and i.argval == "type" for i in dis.get_instructions(code))
+    )
+    return asks or any(_asks_for_types(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
 def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
@@ -229,10 +252,21 @@ def _users_function(value: object) -> FunctionType | None:
     return None
 
 
+def _enclosed(function: FunctionType) -> list[object]:
+    """What a function has from the code around it: what a decorator is wrapped around, say."""
+    values = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a cell may be empty
+            values.append(cell.cell_contents)
+    return values
+
+
 def _names(function: object) -> frozenset[str]:
-    """The attribute names that a function's code mentions."""
-    code = getattr(function, "__code__", None)
-    return _names_in(code) if isinstance(code, CodeType) else frozenset()
+    """The attribute names that a function's code mentions, and the names of torch's own decorators on it."""
+    if not isinstance(function, FunctionType):
+        return frozenset()
+    kinds = [type(getattr(value, "__self__", value)) for value in _enclosed(function)]
+    return _names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
 
 
 @functools.lru_cache(maxsize=4096)

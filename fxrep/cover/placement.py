@@ -9,6 +9,7 @@ passes through. If modules are shared in a way that forbids both, the convolutio
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import fx, nn
@@ -16,8 +17,11 @@ from torch import fx, nn
 from ..analysis.program import Program
 from ..capture.tracer import Call, Piece, join
 from ..capture.walk import tensors, walk_paths
-from .liveness import entry_points, reachable_names
+from .liveness import asks_for_types, entry_points, reachable_names
 from .regions import Region
+
+LISTS = {"children", "named_children", "_modules"}
+WALKS = {"modules", "named_modules", "get_submodule"}
 
 
 @dataclass(eq=False)
@@ -52,7 +56,7 @@ class Usage:
         for path, module in walk_paths(model) if opaque else ():
             paths[module].append(path)
         self.names = {path: several for several in paths.values() if len(several) > 1 for path in several}
-        self.mentioned = {path: reachable_names(module) for path, module in opaque.items()}
+        self.unseen = {path: Unseen.of(module) for path, module in opaque.items()}
         for program in programs:
             piece = program.piece
             self.times.update(call.module for call in piece.calls)
@@ -83,15 +87,44 @@ class Usage:
 
     def pinned(self, path: str) -> bool:
         """Whether code that could not be traced may reach into the model and call the module at ``path``."""
-        return any(self._reaches(name) for name in self.names.get(path, (path,)))
+        return any(code.reaches(steps) for code, steps in self._around(path))
 
-    def _reaches(self, path: str) -> bool:
-        for outer, names in self.mentioned.items():
-            if not outer or path.startswith(f"{outer}."):
-                steps = path.removeprefix(outer).strip(".").split(".")
-                if all(step.isdigit() or step in names for step in steps):
-                    return True
-        return False
+    def told_apart(self, path: str) -> bool:
+        """Whether such code may ask for the class of the module at ``path``."""
+        return any(code.asks_for_types and code.reaches(steps) for code, steps in self._around(path))
+
+    def listed(self, path: str, module: nn.Module) -> bool:
+        """Whether such code may come by a child that is new in ``module``, at ``path``."""
+        new = "0" if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) else "merged"
+        return any(code.reaches(steps, new=True) for code, steps in self._around(join(path, new)))
+
+    def _around(self, path: str) -> Iterator[tuple[Unseen, list[str]]]:
+        """The code that could not be traced and is around ``path``, under whatever name, with the steps from there."""
+        for name in self.names.get(path, (path,)):
+            for outer, code in self.unseen.items():
+                if not outer or name.startswith(f"{outer}."):
+                    yield code, name.removeprefix(outer).strip(".").split(".")
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What code that could not be traced may do with the modules in it, as far as the names in it tell."""
+
+    names: set[str]
+    asks_for_types: bool
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Unseen:
+        return cls(reachable_names(module), asks_for_types(module))
+
+    def reaches(self, steps: list[str], new: bool = False) -> bool:
+        """Whether it may come by the module at ``steps`` from it: each is a number, or a name that it mentions.
+
+        One more step may have a name made at run time, if there is code for that; a ``new`` module cannot be named.
+        """
+        others = sum(not step.isdigit() and step not in self.names for step in steps)
+        made = not self.names.isdisjoint(LISTS if new else LISTS | {"getattr"})
+        return others <= made or not self.names.isdisjoint(WALKS)
 
 
 def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], dict[Region, str]]:
@@ -103,15 +136,16 @@ def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], d
         groups: dict[object, list[Placement]] = defaultdict(list)
         for candidates in waiting.values():
             groups[_signature(candidates[0], usage)].append(candidates[0])
-        failed = [p for group in groups.values() for p in group if not _fits(p, len(group), usage)]
+        misfits = {p: _why_not(p, len(group), usage) for group in groups.values() for p in group}
+        failed = {placement: reason for placement, reason in misfits.items() if reason is not None}
         if not failed:
             return list(groups.values()), refused
-        for placement in failed:
+        for placement, reason in failed.items():
             candidates = waiting[placement.region]
             candidates.pop(0)
             if not candidates:
                 del waiting[placement.region]
-                refused[placement.region] = "it is shared: a module in it is also called in another way"
+                refused[placement.region] = reason
 
 
 def _candidates(region: Region) -> list[Placement]:
@@ -171,10 +205,31 @@ def _touched(placement: Placement) -> list[fx.Node]:
     return [placement.site, *placement.passing]
 
 
+def _rewritten(placement: Placement) -> set[Call]:
+    """The calls whose modules get another forward."""
+    kept = {*placement.swapped, *([placement.site] if placement.in_place else [])}
+    return {placement.piece.call_of[n] for n in _touched(placement) if n not in kept}
+
+
 def _signature(placement: Placement, usage: Usage) -> object:
     piece = placement.piece
     key = frozenset((usage.key(piece, n), n is placement.site) for n in _touched(placement))
     return key, frozenset(usage.key(piece, n) for n in placement.gone), placement.in_place
+
+
+def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
+    """Why the edits do not fit all that uses the modules that they change."""
+    if not _fits(placement, twins, usage):
+        return "it is shared: a module in it is also called in another way"
+    if not usage.unseen:
+        return None
+    piece = placement.piece
+    if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
+        return "code that cannot be traced asks for the class of a module whose forward would change"
+    owner = piece.call_of[placement.site]
+    if not placement.in_place and usage.listed(join(piece.path, owner.path), owner.module):
+        return "code that cannot be traced goes through the modules where the merged one would be"
+    return None
 
 
 def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
@@ -193,8 +248,7 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
             around = _step(piece.call_of[placement.site].path, call)
             placement.swapped = [n for n in placement.swapped if not _on_its_own(n, around, call)]
         call = call.parent
-    changed = {piece.call_of[n].module for n in _touched(placement) if n not in placement.swapped and n not in in_place}
-    return all(usage.times[module] == twins for module in changed)
+    return all(usage.times[call.module] == twins for call in _rewritten(placement))
 
 
 def _whole(call: Call, nodes: list[fx.Node]) -> bool:
