@@ -39,6 +39,9 @@ def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None
 
     The largest weight is cast to float64 once, in ``workspace``: the proof reads it, then the merged kernel takes it.
     """
+    lossy = _cancelling_norm(region)
+    if lossy is not None:
+        return lossy
     like = _weight_like(region)
     device = like.device if _has_float64(like.device) else torch.device("cpu")
     doubles = _Doubles(device, like, workspace)
@@ -65,8 +68,28 @@ def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None
     trainable = any(_requires_grad(region, node) for node in region.nodes)
     for conv, (kernel, bias) in zip(modules, weights, strict=True):
         if conv is not None and not _fill(conv, kernel, bias, like, region.dtype, trainable):
-            return f"the merged weights do not fit into {region.dtype}: a value overflows"
+            return f"the merged weights do not fit into {region.dtype}: a value is too large, or a channel too small"
     return modules
+
+
+def _cancelling_norm(region: Region) -> str | None:
+    """Why folding a norm would lose more than half of the digits of the region's type; None if it would not.
+
+    A norm subtracts the mean before it scales, and its values are as exact as its input. Folded into a convolution it
+    is the difference of what the kernel makes of the input and a constant, each rounded. Behind a convolution that is
+    no different: the convolution's output is rounded, too, before the mean is subtracted.
+    """
+    convolved: set[fx.Node] = set()
+    for node in region.nodes:
+        linear = region.linear[node]
+        if linear.convolves or not convolved.isdisjoint(linear.operands):
+            convolved.add(node)
+        elif linear.cancels is not None:
+            times = linear.cancels()
+            if not times <= torch.finfo(region.dtype).eps ** -0.5:
+                name = region.program.describe(node)
+                return f"{name} has means {times:.0f} times its deviations, too many to merge it in {region.dtype}"
+    return None
 
 
 class _Doubles:
@@ -132,11 +155,22 @@ def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dt
         if value is None:
             continue
         cast = value.to(like.device, dtype, copy=True)
+        if dtype is torch.float16 and name == "weight" and _vanishes(value, cast, bias):
+            return False
         cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.contiguous()
         if not all(math.isfinite(extreme) for extreme in torch.aminmax(cast)):
             return False
         setattr(conv, name, nn.Parameter(cast, requires_grad=grad))
     return True
+
+
+def _vanishes(kernel: Tensor, cast: Tensor, bias: Tensor | None) -> bool:
+    """Whether a channel is lost in the cast which the type could hold: its weights are too small, not its values."""
+    limits = torch.finfo(cast.dtype)
+    size = kernel.flatten(1).norm(dim=1)
+    error = (kernel - cast.to(kernel)).flatten(1).norm(dim=1)
+    held = limits.eps * (size if bias is None else size + bias.abs()) + limits.smallest_normal * limits.eps
+    return bool((error > 2 * held).any())
 
 
 def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Module:

@@ -70,4 +70,12 @@ def normalize(
             raise Illegal("its channels may be on another axis than those of its input; pass example_inputs")
         return fixed(form.scaled(factor).shifted(shift), rank)
 
-    return Linear((value,), combine, kind="norm")
+    def cancels() -> float:
+        """Of normally distributed values with these statistics, in the mean over the channels."""
+        weights = 1.0 if weight is None else weight.detach().double().square()
+        biases = 0.0 if bias is None else bias.detach().double().square()
+        means = mean.detach().double().square() / (var.detach().double() + eps)
+        size = (weights + biases + torch.zeros_like(means)).sum()
+        return float(((weights * (1 + means)).sum() / size).sqrt()) if size else 1.0
+
+    return Linear((value,), combine, kind="norm", cancels=cancels)

@@ -36,7 +36,8 @@ class Linear:
 
     ``composes``: it may be cheaper to take the operand as a value of its own than to look into it (the input of a
     convolution). ``dtypes`` are the types that take part in the result's type. ``kind`` is what the report calls it, ""
-    for what needs no mention.
+    for what needs no mention. ``cancels``: how many times larger than its value are those whose difference it is once
+    it is a scale and a shift.
     """
 
     operands: tuple[fx.Node, ...]
@@ -44,6 +45,7 @@ class Linear:
     composes: bool = False
     dtypes: tuple[torch.dtype, ...] = ()
     kind: str = ""
+    cancels: Callable[[], float] | None = None
 
     @property
     def convolves(self) -> bool:
