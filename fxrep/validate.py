@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .capture.tracer import builtin_type
-from .convmap import Cast, ConvMap, correlate
+from .convmap import Cast, ConvMap, Taps, correlate
 from .cover.regions import Region
 from .operators.conv import CONVOLUTIONS
 from .operators.passing import CASTS
@@ -37,7 +38,8 @@ class Check:
     def __init__(self, region: Region, device: torch.device) -> None:
         self.region = region
         convolutions = region.convolutions
-        output, self.every = _positions(convolutions)
+        self.unit = (1,) * len(convolutions[0].taps) if region.composes else _unit(convolutions)
+        output, self.every = _positions([_shrunk(conv, self.unit) for conv in convolutions])
         if region.composes:  # what is computed in between is read at every position
             self.every = (1,) * len(output)
         sampled = tuple(-(-size // step) for size, step in zip(output, self.every, strict=True))
@@ -51,7 +53,8 @@ class Check:
         everywhere = (slice(None), slice(None), *(slice(None, None, step) for step in self.every))
         for term in region.form.terms:
             if isinstance(term.map, ConvMap) and term.source not in self.images:
-                self.images[term.source] = random(term.map.in_channels, term.map.input_size(output))
+                size = _shrunk(term.map, self.unit).input_size(output)
+                self.images[term.source] = random(term.map.in_channels, size)
                 self.samples[term.source] = self.images[term.source][everywhere]
         for term in region.form.terms:
             if term.source not in self.samples:
@@ -152,6 +155,8 @@ class Check:
             pads = [(total // 2, total - total // 2) for total in totals]
         else:
             pads = [(0, 0)] * len(counts) if isinstance(padding, str) else [(p, p) for p in padding]
+        pads = [(low // unit, high // unit) for (low, high), unit in zip(pads, self.unit, strict=True)]
+        dilation = [max(1, d // unit) for d, unit in zip(dilation, self.unit, strict=True)]
         if any(p for pair in pads for p in pair):
             flat = [p for pair in reversed(pads) for p in pair]
             x = F.pad(x, flat, mode="constant" if mode == "zeros" else mode)
@@ -187,6 +192,27 @@ def relative_error(expected: Tensor, found: Tensor, scale: float = 0.0) -> float
     floor = max(floor, 1e-5 * scale)
     error = float((difference / (size + (floor + torch.finfo(torch.float64).tiny))).max())
     return error if math.isfinite(error) and math.isfinite(whole) else math.inf
+
+
+def _unit(convolutions: Sequence[ConvMap]) -> tuple[int, ...]:
+    """The distance that all taps and sizes are multiples of: what lies in between never meets, and may be left out."""
+    units = []
+    for axis in range(len(convolutions[0].taps)):
+        unit = 0
+        for conv in convolutions:
+            taps = conv.taps[axis]
+            lone = conv.stride[axis] > 1 or conv.mode not in (None, "zeros")
+            unit = math.gcd(unit, taps.first, taps.last, conv.extent[axis], taps.step if taps.count > 1 else 0, lone)
+        units.append(max(1, unit))
+    return tuple(units)
+
+
+def _shrunk(conv: ConvMap, unit: tuple[int, ...]) -> ConvMap:
+    """The same with only each ``unit``-th position."""
+    if set(unit) <= {1}:
+        return conv
+    taps = (Taps(t.first // u, max(1, t.step // u), t.count) for t, u in zip(conv.taps, unit, strict=True))
+    return replace(conv, taps=tuple(taps), extent=tuple(e // u for e, u in zip(conv.extent, unit, strict=True)))
 
 
 def _positions(convolutions: Sequence[ConvMap]) -> tuple[tuple[int, ...], tuple[int, ...]]:
