@@ -209,7 +209,11 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             edits.gone |= dict.fromkeys(placement.gone, call_of[placement.site])
             if not placement.in_place:
                 edits.sites[placement.site] = [
-                    (name, term.source, 1.0 if isinstance(term.map, ConvMap) else float(term.factor))
+                    (
+                        name,
+                        placement.reads.get(term.key, term.source),
+                        1.0 if isinstance(term.map, ConvMap) else float(term.factor),
+                    )
                     for name, term in zip(merge.names, placement.region.form.terms, strict=True)
                 ]
     for node in analysis.candidates:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .capture.exported import Exported
 from .capture.scopes import Edits
 from .capture.tracer import is_number
+from .operators.aten import TUPLES
 from .plan import Merge, Plan
 
 aten = torch.ops.aten
@@ -33,6 +34,7 @@ def rewrite_flat(plan: Plan, program: Exported) -> None:
         site = merge.first.site
         summands = [(name, replaced.get(source, source), factor) for name, source, factor in edits.sites[site]]
         replaced[site] = _put(merge, summands, program)
+        _pass_on(merge, replaced)
     _erase(program.graph, edits)
     program.graph.lint()
 
@@ -56,6 +58,15 @@ def _put(merge: Merge, summands: list[tuple[str | None, fx.Node, float]], progra
     if site in program.piece.kept or any(user.op == "output" for user in total.users):
         total.name = site.name  # signatures refer to it
     return total
+
+
+def _pass_on(merge: Merge, replaced: dict[fx.Node, fx.Node]) -> None:
+    """Let what reads an operator that was merged into another one read its operand."""
+    for node, operand in merge.first.passing.items():
+        while operand in merge.region.interior and not merge.region.linear[operand].kind and operand.target in TUPLES:
+            (operand,) = merge.region.linear[operand].operands
+        replaced[node] = replaced.get(operand, operand)
+        node.replace_all_uses_with(replaced[node])
 
 
 class _Writer:
@@ -118,11 +129,13 @@ def _erase(graph: fx.Graph, edits: Edits) -> None:
     """Erase what nothing reads any more, and the assertions on it."""
     sites = edits.sites.keys()
     idle = [n for n in edits.droppable if not n.users and n.op != "get_attr" and _reads_only(n, edits)]
-    waiting = [n for n in reversed(graph.nodes) if n in edits.gone or n in idle or n in edits.droppable]
+    waiting = [
+        n for n in reversed(graph.nodes) if n in edits.gone or n in idle or n in edits.droppable or n in edits.passing
+    ]
     for node in waiting:
         if node in sites or node.users or node.op == "get_attr":
             continue
-        if node in edits.gone or node in idle or is_number(node):
+        if node in edits.gone or node in edits.passing or node in idle or is_number(node):
             graph.erase_node(node)
 
 

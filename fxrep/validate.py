@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from .analysis.forms import Term
 from .capture.tracer import builtin_type
 from .convmap import Cast, ConvMap, Taps, correlate
 from .cover.regions import Region
@@ -45,16 +46,27 @@ class Check:
         sampled = tuple(-(-size // step) for size, step in zip(output, self.every, strict=True))
         generator = torch.Generator().manual_seed(0)
 
+        ranks = region.program.ranks
+        own = [term.source for term in region.form.terms if not term.through]
+        lead = [2] * max((ranks.get(source, 0) for source in own), default=0) if not output else []
+
         def random(channels: int, size: Sequence[int]) -> Tensor:
-            return torch.randn(1, channels, *size, generator=generator, dtype=torch.float64).to(device)
+            shape = (1, *lead, channels, *size)
+            return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
 
         self.images: dict[fx.Node, Tensor] = {}
         self.samples: dict[fx.Node, Tensor] = {}
         everywhere = (slice(None), slice(None), *(slice(None, None, step) for step in self.every))
-        for term in region.form.terms:
-            if isinstance(term.map, ConvMap) and term.source not in self.images:
-                size = _shrunk(term.map, self.unit).input_size(output)
-                self.images[term.source] = random(term.map.in_channels, size)
+        for term in sorted(region.form.terms, key=lambda term: len(term.through)):
+            if term.through and term.source not in self.images:
+                channels = term.map.in_channels if isinstance(term.map, ConvMap) else convolutions[0].out_channels
+                first = term.through[0]
+                axes = ranks[region.linear[first.node].operands[0]] + 2
+                shape = (1, *[2] * (axes - 2 - first.rank), channels, *[2] * first.rank)
+                self.images[term.source] = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+                self.samples[term.source] = self.images[term.source]
+            elif isinstance(term.map, ConvMap) and term.source not in self.images:
+                self.images[term.source] = random(term.map.in_channels, _shrunk(term.map, self.unit).input_size(output))
                 self.samples[term.source] = self.images[term.source][everywhere]
         for term in region.form.terms:
             if term.source not in self.samples:
@@ -67,6 +79,14 @@ class Check:
             self.values[node] = self._evaluate(node, double)
         result: Tensor = self.values[self.region.root]
         return result
+
+    def read(self, term: Term, values: dict[fx.Node, Tensor]) -> Tensor:
+        """The term's source, one of ``values``, behind what it goes through."""
+        value = values[term.source]
+        for step in term.through:
+            (operand,) = self.region.linear[step.node].operands
+            value = self._call(step.node, {operand: value}.__getitem__, _unchanged)
+        return value
 
     @property
     def scale(self) -> float:
@@ -108,6 +128,10 @@ class Check:
         if node.target in CASTS:  # between values that have one type
             (operand,) = region.linear[node].operands
             return value(operand)
+        return self._call(node, value, double)
+
+    def _call(self, node: fx.Node, value: Callable[[fx.Node], Any], double: Cast) -> Any:
+        module = self.region.program.module(node)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
         if module is not None:
             return _in_double(module, double)(*args, **kwargs)
@@ -165,6 +189,10 @@ class Check:
         return y if bias is None else y + bias.view(-1, *(1,) * len(counts))
 
 
+def _unchanged(weight: Tensor) -> Tensor:
+    return weight
+
+
 def _in_double(module: nn.Module, double: Cast) -> Callable[..., Any]:
     """The forward of one of torch's own modules, which has no children and no hooks, on float64 weights."""
     twin: Any = object.__new__(type(module))
@@ -176,14 +204,16 @@ def _in_double(module: nn.Module, double: Cast) -> Callable[..., Any]:
     return forward
 
 
-def relative_error(expected: Tensor, found: Tensor, scale: float = 0.0) -> float:
+def relative_error(expected: Tensor, found: Tensor, rank: int, scale: float = 0.0) -> float:
     """The largest error of a channel relative to its norm; infinity if either is not finite or the shapes differ.
 
+    There are ``rank`` axes after the channels'.
     ``scale`` is the size of what a channel is computed from: where it cancels out, rounding is as large as that makes
     it.
     """
     if expected.shape != found.shape:
         return math.inf
+    expected, found = (t.movedim(-1 - rank, 1) for t in (expected, found))
     axes = (0, *range(2, expected.dim()))
     difference = torch.linalg.vector_norm(found - expected, dim=axes)
     size = torch.linalg.vector_norm(expected, dim=axes)

@@ -51,15 +51,15 @@ def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None
         expected = check.before(doubles.get)
         modules, weights = _convolutions(region, doubles.take, shift)
         found = [
-            check.samples[term.source] * weight
+            check.read(term, check.samples) * weight
             if conv is None
-            else check.convolve(conv, check.images[term.source], weight, bias)
+            else check.convolve(conv, check.read(term, check.images), weight, bias)
             for term, conv, (weight, bias) in zip(region.form.terms, modules, weights, strict=True)
         ]
         total = functools.reduce(torch.add, found)
-        region.error = relative_error(expected, total)
+        region.error = relative_error(expected, total, region.rank)
         if not region.error <= TOLERANCE:
-            region.error = relative_error(expected, total, check.scale)
+            region.error = relative_error(expected, total, region.rank, check.scale)
     except Exception as error:
         return f"the check could not be run: {type(error).__name__}: {error}"
     if not region.error <= TOLERANCE:

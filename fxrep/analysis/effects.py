@@ -43,8 +43,10 @@ POINTWISE_MODULES = (
     nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid,
     nn.LeakyReLU, nn.ELU, nn.Mish, nn.PReLU, nn.Softplus, nn.modules.batchnorm._BatchNorm,
 )  # fmt: skip
+RESHAPES = {"flatten", "view", "reshape", "permute", "reshape_as", "view_as", "mean", "add", "sub", "mul", "truediv",
+            "div", "matmul"}  # fmt: skip
 POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu",
-             "dropout", "contiguous", "clone", "detach", "batch_norm", "neg"}  # fmt: skip
+             "dropout", "contiguous", "clone", "detach", "batch_norm", "neg", "transpose", "softmax"}  # fmt: skip
 
 
 POINTWISE_OR_FRESH = (*FRESH_MODULES, *POINTWISE_MODULES)
@@ -210,19 +212,61 @@ def _positional_inplace(node: fx.Node) -> bool:
 def spatial_rank(node: fx.Node, kind: type[nn.Module] | None) -> int | None:
     """The number of spatial axes that an operator's input and output must have; None if it takes several."""
     name = kind.__name__ if kind is not None else name_of(node) if node.op == "call_function" else ""
-    if not name.lower().startswith(("conv", "avgpool", "avg_pool", "maxpool", "max_pool", "batchnorm", "pixel")):
+    kinds = ("conv", "avgpool", "avg_pool", "maxpool", "max_pool", "batchnorm", "pixel", "adaptive")
+    if not name.lower().startswith(kinds):
         return None
     if name.lower() in ("batchnorm1d", "batch_norm"):
         return None
     return next((n for n in (1, 2, 3) if name.endswith(f"{n}d")), None)
 
 
-def flattens(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a node's value has two axes, the batch and one other."""
+def reshaped_rank(node: fx.Node, module: nn.Module | None, ranks: dict[fx.Node, int]) -> int | None:
+    """The number of axes but two of what an operator gives that changes it, or joins values; None if it is not known.
+
+    ``ranks`` holds those of the values before.
+    """
     if module is not None:
-        return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
-    given = [*node.args[1:], *node.kwargs.values()]
-    return is_torch(node) and name_of(node) == "flatten" and given in ([1], [1, -1])
+        return (
+            _flattened(ranks.get(_first(node)), module.start_dim, module.end_dim)
+            if isinstance(module, nn.Flatten)
+            else None
+        )
+    name, first = name_of(node), _first(node)
+    if name not in RESHAPES or not is_torch(node):
+        return None
+    rank: int | None = ranks.get(first)
+    given: tuple[Any, ...] = node.args[1:]
+    if name == "flatten":
+        start = given[0] if given else node.kwargs.get("start_dim", 0)
+        return _flattened(rank, start, given[1] if len(given) > 1 else node.kwargs.get("end_dim", -1))
+    if name in ("view", "reshape", "permute"):
+        sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+        known = sizes and all(isinstance(size, int) or is_number(size) for size in sizes)
+        return len(sizes) - 2 if known else None
+    if name in ("reshape_as", "view_as"):
+        return ranks.get(given[0]) if given else None
+    if name == "mean":
+        dim = given[0] if given else node.kwargs.get("dim")
+        keeps = given[1] if len(given) > 1 else node.kwargs.get("keepdim", False)
+        if rank is None or dim is None or not isinstance(keeps, bool):
+            return None
+        return rank if keeps else rank - (len(dim) if isinstance(dim, tuple | list) else 1)
+    found = [ranks.get(n) for n in node.all_input_nodes if not is_number(n)]
+    known = [rank for rank in found if rank is not None]
+    return max(known) if known and len(known) == len(found) else None
+
+
+def _first(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def _flattened(rank: int | None, start: Any, end: Any) -> int | None:
+    """The rank of what ``flatten(start, end)`` makes of a value."""
+    if (start, end) == (1, -1):
+        return 0
+    if rank is None or not isinstance(start, int) or not isinstance(end, int):
+        return None
+    return rank - (end % (rank + 2) - start % (rank + 2))
 
 
 def keeps_rank(node: fx.Node, module: nn.Module | None) -> bool:

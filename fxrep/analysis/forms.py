@@ -1,6 +1,7 @@
 """Linear forms: a value written as ``sum_i map_i(source_i) + shift``.
 
-A map is a ``ConvMap`` or, where the number of channels does not matter yet, a ``Scale`` or a ``Window``.
+A map is a ``ConvMap`` or, where the number of channels does not matter yet, a ``Scale`` or a ``Window``. It may stand
+on either side of operators that it commutes with (a mean over the image, a merge of leading axes), which stay.
 The shift is one number per channel, kept apart from the maps: whether it is zero decides what is exact at a border, and
 in a sum it does not matter which summand brings it.
 """
@@ -36,10 +37,20 @@ Map = ConvMap | Scale | Window
 
 
 @dataclass(frozen=True)
+class Through:
+    """An operator that stays where it is; before it, there were ``rank`` axes after the channels'."""
+
+    node: fx.Node
+    rank: int
+
+
+@dataclass(frozen=True)
 class Term:
     """``map(source)``; ``branches`` counts the summands that were merged into it.
 
-    ``times`` the value of the node ``at``, if there is one, is this term and nothing else but a shift.
+    ``times`` the value of the node ``at``, if there is one, is this term and nothing else but a shift. ``through`` are
+    the operators, first to last, that the source goes through as well: somewhere between the parts of the map, all of
+    which they commute with.
     """
 
     source: fx.Node
@@ -47,6 +58,12 @@ class Term:
     branches: int = 1
     at: fx.Node | None = None
     times: Tensor = ONE
+    through: tuple[Through, ...] = ()
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The same for terms that are maps of one value."""
+        return self.source, *self.through
 
     @property
     def factor(self) -> Tensor:
@@ -57,20 +74,21 @@ class Term:
     @property
     def is_source(self) -> bool:
         """Whether the term is its source, unchanged."""
-        return isinstance(self.map, Scale) and self.map.factor is None
+        return isinstance(self.map, Scale) and self.map.factor is None and not self.through
 
 
 @dataclass(frozen=True)
 class Form:
     """``sum of terms + shift``; ``rank`` is the number of axes after the channels', where it matters.
 
-    ``notes`` says why terms of one source stayed apart.
+    ``notes`` says why terms of one source stayed apart; ``single``, that the axes after have one position.
     """
 
     terms: tuple[Term, ...]
     shift: Tensor = ZERO
     rank: int | None = None
     notes: tuple[str, ...] = ()
+    single: bool = False
 
     @property
     def operators(self) -> int:
@@ -88,7 +106,7 @@ class Form:
         if len(self.terms) != 1 or self.terms[0].at is node:
             return self  # a sum has no one term that has its value
         (term,) = self.terms
-        return Form((Term(term.source, term.map, term.branches, node, ONE),), self.shift, self.rank, self.notes)
+        return replace(self, terms=(replace(term, at=node, times=ONE),))
 
     def scaled(self, factor: Tensor) -> Form:
         """``factor * form`` for a factor of shape () or (channels,)."""
@@ -102,6 +120,7 @@ class Form:
                 t.branches,
                 t.at if scalar else None,
                 t.times * factor.to(t.times.device) if scalar else ONE,
+                t.through,
             )
             for t in self.terms
         )
@@ -117,12 +136,27 @@ class Form:
             terms.append(term)
         return replace(self, terms=tuple(terms), shift=shift)
 
+    def uncarried(self) -> Form:
+        """The same form, where the last operator that it was carried through is undone."""
+        (term,) = self.terms
+        return replace(self, terms=(replace(term, through=term.through[:-1]),))
+
     def shifted(self, constant: Tensor) -> Form:
         """``form + constant`` for a constant of shape () or (channels,)."""
         for term in self.terms:
             if constant.dim() and isinstance(term.map, ConvMap) and len(constant) != term.map.out_channels:
                 raise Illegal(f"a constant for {len(constant)} channels is added to {term.map.out_channels}")
         return replace(self, shift=_broadcast(torch.add, self.shift, constant))
+
+
+def carried(form: Form, node: fx.Node, before: int, after: int, single: bool = False) -> Form:
+    """The form of ``node``, an operator that the map commutes with: ``map(node(source)) = node(map(source))``.
+
+    There are ``before`` and ``after`` axes after the channels'.
+    """
+    (term,) = form.terms
+    term = replace(term, at=None, times=ONE, through=(*term.through, Through(node, before)))
+    return replace(form, terms=(term,), rank=after, single=single)
 
 
 def atom(node: fx.Node) -> Form:
@@ -138,7 +172,7 @@ def add(a: Form, b: Form, policy: Policy) -> Form:
     while waiting:
         term = waiting.pop(0)
         for i, other in enumerate(terms):
-            if other.source is not term.source:
+            if other.source is not term.source or other.through != term.through:
                 continue
             try:
                 merged = merge(other, term, policy)
@@ -155,6 +189,7 @@ def add(a: Form, b: Form, policy: Policy) -> Form:
         _broadcast(torch.add, a.shift, b.shift),
         a.rank if a.rank is not None else b.rank,
         tuple(dict.fromkeys(notes)),
+        a.single and b.single,
     )
 
 
@@ -162,7 +197,8 @@ def merge(a: Term, b: Term, policy: Policy) -> Term:
     """One term for two of the same source."""
     branches = a.branches + b.branches
     if isinstance(a.map, Scale) and isinstance(b.map, Scale):
-        return Term(a.source, Scale(_broadcast(torch.add, a.map.value, b.map.value)), branches)
+        scale = Scale(_broadcast(torch.add, a.map.value, b.map.value))
+        return Term(a.source, scale, branches, through=a.through)
     if not isinstance(a.map, ConvMap):
         a, b = b, a
     if not isinstance(a.map, ConvMap):
@@ -175,7 +211,7 @@ def merge(a: Term, b: Term, policy: Policy) -> Term:
     if policy(of_conv(total)) > policy(apart):
         cost = f"{apart.macs:,} multiply-accumulates per position in two, {total.macs:,} in one"
         raise Illegal(f"merging would cost more than it saves ({cost}; policy='kernels' merges all the same)")
-    return Term(a.source, total, branches)
+    return Term(a.source, total, branches, through=a.through)
 
 
 def compose(form: Form, outer: ConvMap | Window, bias: Tensor = ZERO) -> Form:
@@ -185,9 +221,12 @@ def compose(form: Form, outer: ConvMap | Window, bias: Tensor = ZERO) -> Form:
     if form.rank is not None and form.rank != len(outer.taps):
         raise Illegal(f"a value with {form.rank} spatial axes is convolved along {len(outer.taps)}")
     (term,) = form.terms
-    composed = Term(term.source, _then(term.map, outer), term.branches)
+    if term.through and not isinstance(term.map, Scale):
+        raise Illegal(f"between it and what it reads is '{term.through[-1].node.name}'")
+    composed = Term(term.source, _then(term.map, outer), term.branches, through=term.through)
     shift = _broadcast(torch.add, _shift_through(form.shift, outer), bias)
-    return Form((composed,), shift, len(outer.taps), form.notes)
+    single = form.single and isinstance(outer, ConvMap) and outer.is_pointwise
+    return Form((composed,), shift, len(outer.taps), form.notes, single)
 
 
 def price(form: Form, of_source: Callable[[fx.Node], Cost]) -> Cost:

@@ -231,6 +231,10 @@ class _Classes:
 def _infer_ranks(program: Program, ranks: dict[fx.Node, int]) -> dict[fx.Node, int]:
     """The number of spatial axes of each value, where it was observed or an operator on it tells."""
     same: list[tuple[fx.Node, fx.Node]] = []
+    for node in program.nodes:
+        tensor = program.tensor(node) if node.op == "get_attr" else None
+        if tensor is not None:
+            ranks.setdefault(node, tensor.dim() - 2)
     for node in program.operators:
         module = program.module(node)
         rank = effects.spatial_rank(node, builtin_type(module) if module is not None else None)
@@ -238,13 +242,12 @@ def _infer_ranks(program: Program, ranks: dict[fx.Node, int]) -> dict[fx.Node, i
         if rank is not None:
             for value in (node, *operands):
                 ranks.setdefault(value, rank)
-        elif effects.flattens(node, module):
-            ranks.setdefault(node, 0)
+        elif node not in ranks and (reshaped := effects.reshaped_rank(node, module, ranks)) is not None:
+            ranks[node] = reshaped
         elif operands and effects.keeps_rank(node, module if module is not None and is_builtin(module) else None):
             same.append((operands[0], node))
-    for before, after in same:
-        if before in ranks:
-            ranks.setdefault(after, ranks[before])
+            if operands[0] in ranks:
+                ranks.setdefault(node, ranks[operands[0]])
     for before, after in reversed(same):
         if after in ranks:
             ranks.setdefault(before, ranks[after])

@@ -14,22 +14,24 @@ from torch import fx
 
 from ..capture.exported import fake_value
 from ..convmap import ConvMap
-from .placement import Placement
+from .placement import Placement, computed_at, join_of
 from .regions import Region
 
 
 def place_flat(regions: list[Region]) -> tuple[list[list[Placement]], dict[Region, str]]:
     """A placement for each region, alone; and the regions that have none."""
     refused = {region: reason for region in regions if (reason := _why_not(region)) is not None}
-    return [[_placement(region)] for region in regions if region not in refused], refused
+    placed = {region: _placement(region) for region in regions if region not in refused}
+    refused |= {region: "an operator that is in its way cannot stay" for region, at in placed.items() if at is None}
+    return [[at] for at in placed.values() if at is not None], refused
 
 
-def _placement(region: Region) -> Placement:
-    site, after = region.root, set[fx.Node]()
+def _placement(region: Region) -> Placement | None:
+    site, after = region.root, list[fx.Node]()
     while not region.linear[site].kind and region.linear[site].operands[0] in region.interior:
-        after.add(site)
+        after.append(site)
         (site,) = region.linear[site].operands
-    return Placement(region, site, {}, [n for n in region.interior if n is not site and n not in after])
+    return computed_at(region, site, after) or computed_at(region, *join_of(region))
 
 
 def _why_not(region: Region) -> str | None:

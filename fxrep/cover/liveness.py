@@ -67,26 +67,29 @@ class Liveness:
     def removals(self, rewritten: dict[str, nn.Module], pinned: Callable[[str], bool]) -> list[str]:
         """Paths of modules and tensors to take out, outermost first.
 
-        A module is taken out of a module whose forward is ``rewritten`` and does not call it any more, unless other
+        What is dead is taken out of a module whose forward is ``rewritten`` and does not use it any more, unless other
         code that stays may: a method that the old forward went through, or code around it that ``pinned`` it.
         """
         removed: dict[str, None] = {}
         names: dict[str, set[str]] = {}
+
+        def named(owner: str, path: str) -> bool:
+            if owner not in names:
+                names[owner] = reachable_names(rewritten[owner], but_forward=True)
+                names[owner] = names[owner].union(*entry_points(type(rewritten[owner])))
+            return path.removeprefix(owner).strip(".").split(".")[0] in names[owner]
+
         for module, path in sorted(self.dead.items(), key=lambda item: item[1].count(".")):
             if any(outer in removed for outer in _prefixes(path)) or self._is_used(module):
                 continue
             owner = next((p for p in _prefixes(path) if p in rewritten), None)
-            if owner is None or pinned(path):
-                continue
-            if owner not in names:
-                names[owner] = reachable_names(rewritten[owner], but_forward=True)
-                names[owner] = names[owner].union(*entry_points(type(rewritten[owner])))
-            if path.removeprefix(owner).strip(".").split(".")[0] not in names[owner]:
+            if owner is not None and not pinned(path) and not named(owner, path):
                 removed[path] = None
         removed |= dict.fromkeys(self._emptied(removed, rewritten))
         removed = {path: None for path in removed if not any(outer in removed for outer in _prefixes(path))}
-        dead = ((key, path) for key, path in self.dead_tensors.items() if not pinned(path))
-        tensors = (path for key, path in dead if key not in self.live_tensors)
+        tensors = [path for key, path in self.dead_tensors.items() if key not in self.live_tensors and not pinned(path)]
+        owners = {path: next((p for p in _prefixes(path) if p in rewritten), None) for path in tensors}
+        tensors = [path for path, owner in owners.items() if owner is None or not named(owner, path)]
         return [*removed, *(t for t in tensors if not any(outer in removed for outer in _prefixes(t)))]
 
     def _emptied(self, removed: Collection[str], rewritten: dict[str, nn.Module]) -> Iterator[str]:

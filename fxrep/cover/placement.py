@@ -29,7 +29,8 @@ class Placement:
     """``site`` is computed by the region's convolutions, ``passing`` nodes hand their operand on, ``gone`` ones vanish.
 
     ``in_place``: the site is a convolution module, which takes the merged weights. ``swapped``: passing modules that an
-    ``nn.Identity`` takes the place of; nobody else calls them or reads their weights.
+    ``nn.Identity`` takes the place of; nobody else calls them or reads their weights. ``reads`` says what a term's
+    convolution reads, by the term's key, if that is not its source but what an operator that stays makes of it.
     """
 
     region: Region
@@ -38,6 +39,7 @@ class Placement:
     gone: list[fx.Node] = field(default_factory=list)
     in_place: bool = False
     swapped: list[fx.Node] = field(default_factory=list)
+    reads: dict[object, fx.Node] = field(default_factory=dict)
 
     @property
     def piece(self) -> Piece:
@@ -149,17 +151,41 @@ def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], d
 
 
 def _candidates(region: Region) -> list[Placement]:
-    found = []
+    found: list[Placement | None] = []
     chain = _chain(region)
     if chain is not None:
         found.append(Placement(region, chain[0], _passing(region, chain[1]), [], True))
-    site, after = _join(region)
-    dies = [n for n in region.interior if n is not site and n not in after]
+    site, after = join_of(region)
     if chain is None:
-        found.append(Placement(region, site, _passing(region, after), dies))
+        found.append(computed_at(region, site, after))
     if site is not region.root or chain is not None:
-        found.append(Placement(region, region.root, {}, list(region.interior)))
-    return found
+        found.append(computed_at(region, region.root, []))
+    return [placement for placement in found if placement is not None]
+
+
+def computed_at(region: Region, site: fx.Node, after: list[fx.Node]) -> Placement | None:
+    """The placement with the convolutions at ``site`` and what is ``after`` it passing it on, if the shapes are right.
+
+    Operators that the map commutes with (a mean over the image) stay, before the site or after it.
+    """
+    before = {n for n in region.interior if n is not site and n not in after}
+    reads: dict[object, fx.Node] = {}
+    for term in region.form.terms:
+        through = [step.node for step in term.through if step.node not in after]
+        reads |= {term.key: through[-1]} if through else {}
+        if len(through) < len(term.through) and any(region.linear[n].convolves for n in after):
+            return None
+    if site in reads.values() or len({*reads.values()}) < len(reads):
+        return None
+    if any(region.linear[n].like in before for n in after):  # undoes what is not done
+        return None
+    stay = [n for n in before if n in reads.values()]
+    for n in stay:
+        stay += [operand for operand in region.linear[n].operands if operand in before and operand not in stay]
+    if any(region.linear[n].convolves or len(region.linear[n].operands) > 1 for n in stay):
+        return None
+    dies = [n for n in region.interior if n in before and n not in stay]
+    return Placement(region, site, _passing(region, [*stay, *after]), dies, reads=reads)
 
 
 def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
@@ -178,7 +204,7 @@ def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
     return site, [n for n in reversed(path) if n is not site]
 
 
-def _join(region: Region) -> tuple[fx.Node, list[fx.Node]]:
+def join_of(region: Region) -> tuple[fx.Node, list[fx.Node]]:
     """The last node where branches meet, and the operators after it."""
     node = region.root
     after: list[fx.Node] = []

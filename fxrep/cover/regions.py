@@ -15,6 +15,7 @@ is kept as it is, and the pass is repeated; in practice it runs once.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass, field, replace
 
@@ -53,6 +54,11 @@ class Region:
     @property
     def convolutions(self) -> list[ConvMap]:
         return [term.map for term in self.form.terms if isinstance(term.map, ConvMap)]
+
+    @property
+    def rank(self) -> int:
+        """How many axes it convolves along."""
+        return len(self.convolutions[0].taps)
 
     @property
     def composes(self) -> bool:
@@ -133,7 +139,7 @@ class Analysis:
             hard = not readers or node in self.barriers or node in self.kept
             for user in readers:
                 linear = self.linear.get(user)
-                if linear is None or user in self.barriers or node not in linear.operands:
+                if linear is None or user in self.barriers or node not in (*linear.operands, linear.like):
                     hard = True
                     break
                 reached |= roots[user]
@@ -165,7 +171,7 @@ class Analysis:
         if refused:
             self.reasons[node] = refused[0]
         if not found:
-            found = [atom(node)]
+            found = [self._over_operand(node, linear) if all(choices) else atom(node)]
             for operand in linear.operands:
                 self._require(operand)
         if linear.composes and len(found) == 1:  # there is no other choice than to have the operand
@@ -173,6 +179,14 @@ class Analysis:
         self._keep(node, found)
         if node in self.required:
             self._finish(node)
+
+    def _over_operand(self, node: fx.Node, linear: Linear) -> Form | Stacked:
+        """The form of a node over its operand, of which no form fits: one that reads the node may still take it in."""
+        if len(linear.operands) == 1 and node not in self.barriers:
+            with contextlib.suppress(Illegal):
+                form = linear.combine(atom(linear.operands[0]))
+                return form.named(node) if isinstance(form, Form) else form
+        return atom(node)
 
     def _keep(self, node: fx.Node, found: list[Form | Stacked]) -> None:
         """Keep the cheapest candidates of a node, cheapest first; of two alike, the one that reaches further back."""
@@ -341,14 +355,14 @@ class Analysis:
         if len(dtypes) != 1:
             raise Illegal(f"its parts compute in different types: {', '.join(sorted(map(str, dtypes)))}")
         region.dtype = dtypes.pop()
-        places: dict[fx.Node, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        places: dict[object, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for term in form.terms:
             if isinstance(term.map, ConvMap):
                 place = (term.map.stride, term.map.extent)
-                if places.setdefault(term.source, place) != place:
+                if places.setdefault(term.key, place) != place:
                     raise Illegal("convolutions of one input whose outputs differ in size are added")
         for term in form.terms:
-            stride, extent = places.get(term.source, ((), ()))
+            stride, extent = places.get(term.key, ((), ()))
             if not isinstance(term.map, ConvMap) and (set(stride) - {1} or any(extent)):
                 raise Illegal("a convolution's input is added to its output, which has another size")
         if region.composes:

@@ -1,6 +1,6 @@
 """What each operator means as a linear form; importing this package fills the registry."""
 
-from . import arithmetic, aten, conv, norm, passing, window
+from . import arithmetic, aten, conv, norm, passing, reshape, window
 from .registry import FUNCTIONS, METHODS, MODULES, Linear, Operator, Stacked, operator, read
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "operator",
     "passing",
     "read",
+    "reshape",
     "window",
 ]

@@ -12,6 +12,7 @@ from ..analysis.forms import Form
 from ..capture.tracer import iterate
 from ..convmap import Illegal
 from .registry import Linear, Operator, Stacked, align, fixed, fold, operator
+from .reshape import mean as mean_of_image
 
 STACKS: set[Any] = {torch.stack}
 SUMS: set[Any] = {torch.sum, "sum"}
@@ -83,11 +84,12 @@ def stack(op: Operator) -> Linear:
 def reduce(op: Operator) -> Linear:
     """``stack([a, b, ...]).sum(0) = a + b + ...``, and the mean likewise."""
     x, dim, keepdim, dtype = op.arguments("input dim keepdim dtype", dim=None, keepdim=False, dtype=None)
-    value = op.value(x)
+    value, mean = op.value(x), op.node.target in MEANS
+    if mean and value.target not in STACKS and dtype is None:
+        return mean_of_image(op, value, dim, keepdim)
     dim = dim[0] if isinstance(dim, tuple | list) and len(dim) == 1 else dim
     if value.target not in STACKS or keepdim or dtype is not None or not isinstance(dim, int):
         raise Illegal(f"{op.program.describe(op.node)} is not linear in one position")
-    mean = op.node.target in MEANS
 
     def combine(stacked: Form | Stacked) -> Form:
         if not isinstance(stacked, Stacked) or stacked.dim != dim:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..capture.exported import fake_value
 from ..convmap import Illegal
-from . import arithmetic, window
+from . import arithmetic, reshape, window
 from .conv import ARGUMENTS, CONVOLUTIONS, functional
 from .norm import normalize
 from .passing import CASTS, identity
@@ -74,8 +74,43 @@ for _name, _function in {
     "avg_pool1d": F.avg_pool1d,
     "avg_pool2d": F.avg_pool2d,
     "avg_pool3d": F.avg_pool3d,
+    "flatten.using_ints": torch.flatten,
+    "adaptive_avg_pool1d": F.adaptive_avg_pool1d,
+    "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "adaptive_avg_pool3d": F.adaptive_avg_pool3d,
 }.items():
     operator(*_overloads(_name))(FUNCTIONS[_function])
+operator(*_overloads("reshape_as", "view_as"))(reshape.reshape_as)
+
+
+VIEWS = _overloads("view", "reshape", "_unsafe_view", "flatten.using_ints")
+
+
+@operator(*_overloads("view", "reshape", "_unsafe_view"))
+def view(op: Operator) -> Linear:
+    """A merge of axes in which no channel takes part, or the undoing of one, as the shapes tell."""
+    x = op.value(op.node.args[0])
+    before, after = _shape(x), _shape(op.node)
+    merged = reshape.merged_axes(before, after)
+    if merged is not None:
+        return reshape.merge(op, x, *merged)
+    earlier = x
+    for _ in range(reshape.FARTHEST):
+        inputs = earlier.all_input_nodes
+        if not inputs or (earlier.target in VIEWS and _shape(inputs[0]) == after):
+            break
+        earlier = inputs[0]
+    if earlier.target not in VIEWS:
+        raise Illegal(f"{op.program.describe(op.node)} is not linear")
+    return reshape.undo(op, x, earlier.all_input_nodes[0])
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    """The sizes of a node's value; those that are not numbers by name, so that comparing them decides nothing."""
+    value = fake_value(node)
+    if value is None:
+        raise Illegal("its shape is not known")
+    return tuple(size if isinstance(size, int) else str(size) for size in value.shape)
 
 
 @operator(*_overloads("constant_pad_nd"))

@@ -37,7 +37,7 @@ class Linear:
     ``composes``: it may be cheaper to take the operand as a value of its own than to look into it (the input of a
     convolution). ``dtypes`` are the types that take part in the result's type. ``kind`` is what the report calls it, ""
     for what needs no mention. ``cancels``: how many times larger than its value are those whose difference it is once
-    it is a scale and a shift.
+    it is a scale and a shift. ``like`` is a value of which it reads the shape.
     """
 
     operands: tuple[fx.Node, ...]
@@ -46,6 +46,7 @@ class Linear:
     dtypes: tuple[torch.dtype, ...] = ()
     kind: str = ""
     cancels: Callable[[], float] | None = None
+    like: fx.Node | None = None
 
     @property
     def convolves(self) -> bool:
@@ -95,6 +96,12 @@ class Operator:
         if rank is None:
             raise Illegal("the rank of its input is not known; pass example_inputs")
         return rank
+
+    def axes(self, node: fx.Node) -> int:
+        """The number of axes of ``node``."""
+        if node not in self.program.ranks:
+            raise Illegal("the rank of its input is not known; pass example_inputs")
+        return self.program.ranks[node] + 2
 
     def known_rank(self, form: Form, node: fx.Node) -> int | None:
         """As ``rank``; None if it is not known."""

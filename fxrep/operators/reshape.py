@@ -1,0 +1,128 @@
+"""Operators that leave each channel whole: a mean over the image, a merge of leading axes, and its undoing.
+
+A scale and a shift per channel, or a linear layer, commute with them, so they may stand between the parts of a form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from ..analysis.forms import Form, Scale, carried
+from ..convmap import Illegal
+from .registry import Linear, Operator, operator
+
+FARTHEST = 8
+"""How many operators there may be between a merge of axes and its undoing, where shapes alone tell."""
+
+
+@operator(torch.flatten, "flatten")
+def flatten(op: Operator) -> Linear:
+    """``y[i j, ...] = x[i, j, ...]``: a merge of axes before the channels', or of those after, each of one position."""
+    x, start, end = op.arguments("input start_dim end_dim", start_dim=0, end_dim=-1)
+    return merge(op, op.value(x), start, end)
+
+
+@operator(nn.Flatten)
+def flatten_module(op: Operator) -> Linear:
+    """``y[i j, ...] = x[i, j, ...]``: a merge of axes before the channels', or of those after, each of one position."""
+    (x,) = op.arguments("input")
+    return merge(op, op.value(x), op.module.start_dim, op.module.end_dim)
+
+
+def merge(op: Operator, x: fx.Node, start: Any, end: Any) -> Linear:
+    """``x`` with the axes from ``start`` to ``end`` as one."""
+
+    def combine(form: Form) -> Form:
+        _only_term(form)
+        rank, axes = op.rank(form, x), op.axes(x)
+        first, last = start % axes, end % axes
+        if last < axes - 1 - rank:
+            return carried(form, op.node, rank, rank, form.single)
+        if first == axes - 1 - rank and last == axes - 1 and form.single:
+            return carried(form, op.node, rank, 0, True)
+        raise Illegal("it merges the channels' axis with another")
+
+    return Linear((x,), combine)
+
+
+@operator("reshape_as", "view_as")
+def reshape_as(op: Operator) -> Linear:
+    """``y = x`` in the shape from before a merge of leading axes: the two undo each other."""
+    x, other = op.arguments("input other")
+    return undo(op, op.value(x), op.value(other))
+
+
+def undo(op: Operator, x: fx.Node, other: fx.Node) -> Linear:
+    """``x`` in the shape of ``other``, if what merged axes of that is what is undone."""
+
+    def combine(form: Form) -> Form:
+        (term,) = _only_term(form)
+        if not term.through or term.through[-1].node.all_input_nodes[:1] != [other]:
+            raise Illegal("it is given another shape")
+        return form.uncarried()
+
+    return Linear((x,), combine, like=other)
+
+
+def merged_axes(before: Sequence[Any], after: Sequence[Any]) -> tuple[int, int] | None:
+    """The first and the last of the axes that become one; None if something else is done to the shape."""
+    more = len(before) - len(after)
+    for start in range(len(after)):
+        if more > 0 and (*before[:start], *before[start + more + 1 :]) == (*after[:start], *after[start + 1 :]):
+            return start, start + more
+    return None
+
+
+def mean(op: Operator, x: fx.Node, dim: Any, keepdim: Any) -> Linear:
+    """``y[c] = sum_o x[c, o] / positions``, the mean over every axis after the channels'."""
+    dims = [dim] if isinstance(dim, int) else dim
+    if not isinstance(dims, list | tuple) or not all(isinstance(d, int) for d in dims):
+        raise Illegal("it takes the mean over all axes")
+
+    def combine(form: Form) -> Form:
+        rank, axes = op.rank(form, x), op.axes(x)
+        if not rank or {d % axes for d in dims} != set(range(axes - rank, axes)):
+            raise Illegal("it takes the mean over other axes than those of the image")
+        return _pooled(op, form, rank, rank if keepdim else 0)
+
+    return Linear((x,), combine)
+
+
+@operator(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+def pool_module(op: Operator) -> Linear:
+    """``y[c] = sum_o x[c, o] / positions``, where the output has one position."""
+    (x,) = op.arguments("input")
+    return _pool(op, op.value(x), op.module.output_size)
+
+
+@operator(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+def pool_function(op: Operator) -> Linear:
+    """``y[c] = sum_o x[c, o] / positions``, where the output has one position."""
+    x, size = op.arguments("input output_size")
+    return _pool(op, op.value(x), size)
+
+
+def _pool(op: Operator, x: fx.Node, size: Any) -> Linear:
+    if {*size} != {1} if isinstance(size, list | tuple) else size != 1:
+        raise Illegal("its output has more than one position")
+    return Linear((x,), lambda form: _pooled(op, form, rank := op.rank(form, x), rank))
+
+
+def _pooled(op: Operator, form: Form, rank: int, left: int) -> Form:
+    (term,) = _only_term(form)
+    if not isinstance(term.map, Scale):
+        raise Illegal("it takes the mean of a convolution")
+    return carried(form, op.node, rank, left, single=True)
+
+
+def _only_term(form: Form) -> Any:
+    if len(form.terms) != 1:
+        raise Illegal("what it reads is a sum of values of different origin")
+    if form.source is not None:
+        raise Illegal("what it reads is a value of its own")
+    return form.terms

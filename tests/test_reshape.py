@@ -1,0 +1,152 @@
+"""Norms, scales and linear layers across operators that leave each channel whole: flattened axes, means, pools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fxrep
+from tests.helpers import randomize, relative_error, run
+from tests.test_composition import B1, IMAGE, TOKENS, B, C, L, Made, both
+
+KNOWN = C(4, 4, 1)  # what tells that an image has two axes
+
+
+def tokens(image: Tensor) -> Tensor:
+    return image.flatten(2).transpose(1, 2)
+
+
+class LinearNorm(nn.Module):
+    """A linear layer, and a norm of its output as one long batch."""
+
+    def __init__(self, channels: int, back: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.bn, self.back = L(channels, channels), B1(channels), back
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        return self.back(self.bn(x.flatten(0, 1)), x)
+
+
+def left_in(merged: Any) -> tuple[int, int, int]:
+    after = fxrep.report(merged).after
+    return after.get("conv", 0) + after.get("linear", 0), after.get("norm", 0), after.get("add", 0)
+
+
+def reshape_as(y: Tensor, x: Tensor) -> Tensor:
+    return y.reshape_as(x)
+
+
+# name: model, input, and how many convolutions and linear layers, norms and adds have to be left
+MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
+    "norm over flattened tokens": (
+        Made(lambda m, x: m.n(tokens(m.k(x).relu())), k=KNOWN, n=LinearNorm(4, reshape_as)), IMAGE, (2, 0, 0)),
+    "flattened by hand": (
+        Made(lambda m, x: m.n(torch.flatten(m.l(tokens(m.k(x).relu())), end_dim=1)), k=KNOWN, l=L(4, 5), n=B1(5)),
+        IMAGE, (2, 0, 0)),
+    "norm over flattened tokens and the tokens": (
+        Made(both(lambda m, x: tokens(m.k(x).relu()), lambda m, h: h + m.n(h)), k=KNOWN, n=LinearNorm(4, reshape_as)),
+        IMAGE, (2, 0, 0)),
+    "sum of two, flattened": (
+        Made(both(lambda m, x: tokens(m.k(x).relu()), lambda m, h: m.n((m.a(h) + m.b(h)).flatten(0, 1)).sigmoid()),
+             k=KNOWN, a=L(4, 4), b=L(4, 4), n=B1(4)), IMAGE, (2, 0, 0)),
+    "norm of a sum, mean, linear": (
+        Made(lambda m, x: m.l(m.n(x + x.sin()).mean((2, 3))), n=B(4), l=L(4, 5)), IMAGE, (1, 0, 1)),
+    "norm, mean, dropout, two heads": (
+        Made(both(lambda m, x: m.d(m.n(x.relu()).mean(dim=[-1, -2])), lambda m, h: (m.a(h) + m.b(h)) / 2),
+             n=B(4), d=nn.Dropout(), a=L(4, 5), b=L(4, 5)), IMAGE, (1, 0, 0)),
+    "norm, mean, norms, two heads": (
+        Made(both(lambda m, x: m.n(x.relu()).mean((2, 3)), lambda m, h: m.a(m.o(h)) - m.b(m.p(h))),
+             n=B(4), o=B1(4), p=B1(4), a=L(4, 5), b=L(4, 5)), IMAGE, (1, 0, 0)),
+    "norm, pool, flatten, linear": (
+        Made(lambda m, x: m.l(m.p(m.n(x)).flatten(1)), n=B(4), p=nn.AdaptiveAvgPool2d(1), l=L(4, 5)), IMAGE, (1, 0, 0)),
+    "norm, pool, 1x1, flatten, norm": (
+        Made(lambda m, x: m.f(m.o(m.c(F.adaptive_avg_pool2d(m.n(x), (1, 1))))),
+             n=B(4), c=C(4, 6, 1), o=B(6), f=nn.Flatten(1)), IMAGE, (1, 0, 0)),
+    "norm, mean that keeps its axes, 1x1": (
+        Made(lambda m, x: m.c(m.n(x).mean((2, 3), keepdim=True)), n=B(4), c=C(4, 6, 1)), IMAGE, (1, 0, 0)),
+    "norm, mean, linear as a function": (
+        Made(lambda m, x: F.linear(m.n(x.relu()).mean((2, 3)), m.w), n=B(4), w=nn.Parameter(torch.randn(3, 4))),
+        IMAGE, (1, 0, 0)),
+    "norm and scale by hand, mean over time": (
+        Made(lambda m, x: m.l((m.n(m.c(x).relu()) * 0.5 + m.g).mean(-1)), c=nn.Conv1d(4, 4, 1), n=B1(4), l=L(4, 3),
+             g=nn.Parameter(torch.randn(4, 1))), IMAGE.flatten(2), (2, 0, 0)),
+}  # fmt: skip
+
+KEPT: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
+    "flattened into the channels": (
+        Made(lambda m, x: m.n(m.l(m.k(x).relu()).flatten(1, 2)), k=KNOWN, l=L(9, 9), n=B1(36)), IMAGE, (2, 1, 0)),
+    "mean over the channels": (
+        Made(lambda m, x: m.l(m.n(x).mean((1, 2))), n=B(4), l=L(9, 3)), IMAGE, (1, 1, 0)),
+    "mean over the height": (
+        Made(lambda m, x: m.l(m.n(x).mean(2)), n=B(4), l=L(9, 3)), IMAGE, (1, 1, 0)),
+    "mean over everything": (Made(lambda m, x: m.l(m.n(x).mean().expand(1, 4)), n=B(4), l=L(4, 3)), IMAGE, (1, 1, 0)),
+    "flattened image": (Made(lambda m, x: m.l(m.n(x).flatten(1)), n=B(4), l=L(324, 3)), IMAGE, (1, 1, 0)),
+    "pool to two positions": (
+        Made(lambda m, x: m.l(m.p(m.n(x)).flatten(1)), n=B(4), p=nn.AdaptiveAvgPool2d((1, 2)), l=L(8, 3)),
+        IMAGE, (1, 1, 0)),
+    "pool and padding": (
+        Made(lambda m, x: m.c(m.n(x).mean((2, 3), True)), n=B(4), c=C(4, 4, 3, padding=1)), IMAGE, (1, 1, 0)),
+    "mean that something else reads": (
+        Made(both(lambda m, x: m.n(x).mean((2, 3)), lambda m, h: m.l(h) * h.sigmoid()), n=B(4), l=L(4, 4)),
+        IMAGE, (1, 1, 0)),
+    "norm that something else reads": (
+        Made(both(lambda m, x: m.n(x), lambda m, h: m.l(h.mean((2, 3))) * h.sigmoid().sum((2, 3))), n=B(4), l=L(4, 4)),
+        IMAGE, (1, 1, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MERGED)
+def test_is_merged(case: str) -> None:
+    model, x, left = MERGED[case]
+    model, x = randomize(model).double(), x.double()
+    merged = fxrep.reparameterize(model)
+    assert relative_error(run(merged, x), run(model, x)) < 1e-9
+    assert left_in(merged) == left, fxrep.report(merged)
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_stays(case: str) -> None:
+    model, x, left = KEPT[case]
+    model, x = randomize(model).double(), x.double()
+    merged = fxrep.reparameterize(model, (x,))
+    assert relative_error(run(merged, x), run(model, x)) < 1e-9
+    assert left_in(merged) == left, fxrep.report(merged)
+
+
+def test_flattened_tokens_need_a_known_rank() -> None:
+    """With four axes, of which the third is as long as the last, the norm would be along the third."""
+    model = randomize(LinearNorm(4, reshape_as)).double()
+    image = torch.randn(2, 3, 4, 4).double()
+    merged = fxrep.reparameterize(model)
+    assert relative_error(run(merged, image), run(model, image)) < 1e-9
+    assert left_in(merged) == (1, 1, 0)
+    assert left_in(fxrep.reparameterize(model, (TOKENS.double(),))) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("case", [name for name in MERGED if "hand" not in name])
+def test_is_merged_in_an_exported_program(case: str) -> None:
+    model, x, left = MERGED[case]
+    model, x = randomize(model).double(), x.double()
+    merged = fxrep.reparameterize(torch.export.export(model, (x,)))
+    merged.validate()
+    assert relative_error(run(merged.module(), x), run(model, x)) < 1e-9
+    assert left_in(merged) == left, fxrep.report(merged)
+
+
+def test_other_ways_into_a_model_keep_the_weights_that_they_use() -> None:
+    class Heads(Made):
+        def head(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.a.weight) + F.linear(x, self.b.weight, self.b.bias)
+
+    model = randomize(Heads(lambda m, x: m.head(x.relu()), a=L(4, 4), b=L(4, 4))).double()
+    merged: Any = fxrep.reparameterize(model)
+    x = TOKENS.double()
+    assert left_in(merged) == (1, 0, 0)
+    with torch.no_grad():
+        assert relative_error(merged.head(x.relu()), run(model, x)) < 1e-9
