@@ -75,6 +75,15 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
         Made(lambda m, x: m.a(F.pad(x, (1, 1, 1, 1))), a=C(4, 8, 3, padding=1)), IMAGE, (1, 0, 0)),
     "crop": (
         Made(lambda m, x: m.a(F.pad(x, (-1, -1, -1, -1))) + m.b(x), a=C(4, 4, 1), b=C(4, 4, 3)), IMAGE, (1, 0, 0)),
+    "slices": (
+        Made(lambda m, x: m.a(x[:, :, 1:-1, 1:-1]) + m.b(x), a=C(4, 4, 1), b=C(4, 4, 3)), IMAGE, (1, 0, 0)),
+    "slices behind a conv": (
+        Made(lambda m, x: m.a(x)[..., 1:-1, 2:] + m.b(x)[:, :, 1:-1, :-2], a=C(4, 4, 1), b=C(4, 4, 1)),
+        IMAGE, (1, 0, 0)),
+    "slices with steps": (
+        Made(lambda m, x: m.a(x[:, :, ::2, 1::2]) + m.b(x), a=C(4, 4, 1), b=C(4, 4, (1, 2), stride=2)),
+        IMAGE, (1, 0, 0)),
+    "norm, slice, conv": (Made(lambda m, x: m.a(m.n(x)[:, :, 1:]), n=B(4), a=C(4, 4, 3)), IMAGE, (1, 0, 0)),
     "depthwise and pool": (
         Made(lambda m, x: m.a(x) + F.avg_pool2d(x, 3, 1, 1), a=C(4, 4, 3, padding=1, groups=4)), IMAGE, (1, 0, 0)),
     "pool, identity and depthwise": (
@@ -116,6 +125,14 @@ KEPT: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int], str]] = {
         Made(lambda m, x: m.a(x) + F.avg_pool2d(x, 3, 1, 1, False, False), a=C(4, 4, 3, padding=1, groups=4)),
         IMAGE, (1, 0, 1), "different origin"),
     "a pad with ones": (Made(lambda m, x: m.a(F.pad(x, (1, 1, 1, 1), value=1.0)), a=C(4, 8, 3)), IMAGE, (1, 0, 0), ""),
+    "a slice whose cut depends on the size": (
+        Made(lambda m, x: m.a(x[:, :, :7, :7]) + m.b(x), a=C(4, 4, 1), b=C(4, 4, 3)),
+        IMAGE, (2, 0, 1), "different origin"),
+    "a slice of the channels": (
+        Made(lambda m, x: m.a(x[:, 1:-1]) + m.b(x), a=C(2, 4, 1), b=C(4, 4, 1)), IMAGE, (2, 0, 1), "different origin"),
+    "a padded conv of a slice": (
+        Made(lambda m, x: m.a(x[:, :, 1:-1, 1:-1]) + m.b(x), a=C(4, 4, 3, padding=1), b=C(4, 4, 3)),
+        IMAGE, (2, 0, 1), "different origin"),
     "a norm over tokens": (nn.Sequential(L(4, 5), B1(5)), TOKENS, (1, 1, 0), "another axis"),
     "a scale along the tokens": (
         Made(lambda m, x: m.w(x * m.c) + m.v(x), w=L(4, 4), v=L(4, 4), c=nn.Parameter(torch.randn(4, 1))),

@@ -74,6 +74,17 @@ class Skip(nn.Module):
         return self.a(h) + x + self.b(h)
 
 
+class Sliced(nn.Module):
+    """A 1x1 of the middle of the image beside a 3x3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = ConvNorm(4, 4, 3), ConvNorm(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x[:, :, 1:-1, 1:-1])
+
+
 class Mixed(nn.Module):
     """Reads sizes, returns several values by name, and takes an argument by keyword."""
 
@@ -146,6 +157,7 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "same": (SameBranches, (1, 0, 0)),
     "same, even kernel": (lambda: SameBranches(kernel=4), (1, 0, 0)),
     "chain": (lambda: ConvNorm(4, 6, bias=True), (1, 0, 0)),
+    "sliced": (Sliced, (1, 0, 0)),
     "valid": (TwoBranches, (1, 0, 0)),
     "norm by hand": (HandNormBlock, (1, 0, 0)),
     "two sources": (Skip, (1, 0, 1)),

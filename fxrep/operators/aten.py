@@ -154,11 +154,27 @@ def batch_norm(op: Operator) -> Linear:
 
 @operator(py.getitem)
 def item(op: Operator) -> Linear:
-    """The first item of what a batch norm returns: its value."""
+    """The first item of what a batch norm returns, its value; or a part of an image."""
     source, index = op.arguments("input index")
-    if not isinstance(source, fx.Node) or source.target not in TUPLES or index != 0:
+    if not isinstance(source, fx.Node) or source.target not in TUPLES:
+        return window.crop(op, op.value(source), index)
+    if index != 0:
         raise Illegal(f"{op.program.describe(op.node)} is not linear")
     return Linear((source,), lambda form: form, kind="norm")
+
+
+@operator(*_overloads("slice.Tensor"))
+def crop(op: Operator) -> Linear:
+    """``y[o] = x[first + step o]`` along one axis."""
+    x, axis, start, stop, step = op.arguments("self dim start end step", dim=0, start=None, end=None, step=1)
+    value = fake_value(op.value(x))
+    if value is None:
+        raise Illegal("the number of axes of its input is not known")
+    axis, size = axis % value.dim(), value.shape[axis]
+    if isinstance(size, int) and isinstance(start, int) and isinstance(stop, int):
+        start, stop, _ = slice(start, stop).indices(size)  # sizes that the export took for fixed
+        stop = None if stop == size else stop - size
+    return window.crop(op, x, (*[slice(None)] * axis, slice(start, stop, step)))
 
 
 # --------------------------------------------------------------------------------------------------------- nothing done

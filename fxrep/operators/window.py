@@ -1,9 +1,10 @@
-"""Pads and average pools: the same small kernel for each channel."""
+"""Pads, crops and average pools: the same small kernel for each channel."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,39 @@ def pad(op: Operator, x: fx.Node, amounts: Sequence[int], mode: str, value: Any)
         return compose(form, window)
 
     return Linear((x,), combine, composes=True, kind="pad")
+
+
+def crop(op: Operator, x: fx.Node, index: Any) -> Linear:
+    """``y[o] = x[first + step o]``, as ``x[:, :, first:-last:step]`` has it."""
+    given = list(index) if isinstance(index, tuple) else [index]
+    if not all(isinstance(part, slice) or part is Ellipsis for part in given) or given.count(Ellipsis) > 1:
+        raise Illegal("it picks out single positions")
+    numbers = [n for part in given if isinstance(part, slice) for n in (part.start, part.stop, part.step)]
+    if not all(isinstance(n, int | None) for n in numbers):
+        raise Illegal("where it cuts is computed from the input")
+
+    def combine(form: Form) -> Form:
+        rank = op.rank(form, x)
+        axes = op.axes(x) if Ellipsis in given else rank + 2
+        at = given.index(Ellipsis) if Ellipsis in given else len(given)
+        parts = [*given[:at], *[slice(None)] * (axes + (Ellipsis in given) - len(given)), *given[at + 1 :]]
+        cuts = [_cut(part) for part in parts]
+        if any(cut != (0, 0, 1) for cut in cuts[: axes - rank]):
+            raise Illegal("it cuts the channels or the batch")
+        padding = [(-before, -after) for before, after, _ in cuts[axes - rank :]]
+        steps = [step for _, _, step in cuts[axes - rank :]]
+        return compose(form, Window.of(torch.ones((1,) * rank, dtype=torch.float64), steps, padding, "zeros"))
+
+    return Linear((x,), combine, composes=True, kind="crop")
+
+
+def _cut(part: slice) -> tuple[int, int, int]:
+    """How much a slice leaves out at the start and at the end, whatever the size, and its step."""
+    start, stop, step = part.start or 0, part.stop, part.step or 1
+    stop = 0 if stop is None or stop >= sys.maxsize else stop
+    if start < 0 or stop > 0 or (part.stop == 0):
+        raise Illegal("how much it cuts off depends on the size of its input")
+    return start, -stop, step
 
 
 @operator(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
