@@ -6,8 +6,9 @@ Along each spatial axis a convolution with stride ``s`` is a set of *taps*::
 
 where ``first = -padding_before`` and ``step`` is the dilation. Its *extent* ``e = padding_after - last`` fixes the size
 of the output, ``floor((H - 1 + e) / s) + 1``. Two maps of one value add up to one map exactly if stride and extent
-agree (their outputs then lie on the same grid), and the sum is the union of the taps. Biases are kept outside, by the
-linear form that holds the map: see ``fxrep.analysis.forms``.
+agree (their outputs then lie on the same grid), and the sum is the union of the taps. A transposed convolution is the
+same on ``x`` spread out, with ``up - 1`` zeros between its elements: ``y[o] = sum_t W[t] x_up[o + t]``. Biases are kept
+outside, by the linear form that holds the map: see ``fxrep.analysis.forms``.
 
 This file knows tensors only; it knows no graph. Structure (taps, groups, channels) is computed at once, weights are
 computed when somebody asks for them, in float64.
@@ -164,7 +165,8 @@ class Composition:
 class ConvMap:
     """A convolution without bias from ``in_channels`` to ``out_channels``; ``len(taps)`` is its spatial rank.
 
-    ``mode`` is the padding mode that the taps which can leave the image agree on; None if none can leave it.
+    ``mode`` is the padding mode that the taps which can leave the image agree on; None if none can leave it. ``up``
+    says, for each axis, by how much the input is spread out; empty if it is not.
     """
 
     in_channels: int
@@ -175,6 +177,7 @@ class ConvMap:
     extent: tuple[int, ...]
     mode: str | None
     parts: tuple[Part | Composition, ...]
+    up: tuple[int, ...] = ()
 
     # ------------------------------------------------------------------------------------------------- constructors
     @classmethod
@@ -208,6 +211,31 @@ class ConvMap:
         )
 
     @classmethod
+    def transposed(
+        cls,
+        weight: Tensor,
+        *,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        output_padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+    ) -> ConvMap:
+        """The map of ``conv_transpose(x, weight, ...)``, whose weight has shape (in, out / groups, *counts).
+
+        Element ``k`` of the kernel takes ``x[i]`` to ``y[s i + d k - p]``: it is the tap ``p - d k``.
+        """
+        axes = [*zip(stride, padding, output_padding, dilation, weight.shape[2:], strict=True)]
+        taps = tuple(Taps(p - d * (k - 1), d if k > 1 else 1, k) for _, p, _, d, k in axes)
+        extent = tuple(d * (k - 1) - 2 * p + more for _, p, more, d, k in axes)
+        scale = torch.ones((), dtype=torch.float64, device=weight.device)
+        part = Part(_flipped(weight, groups), groups, taps, scale)
+        out_channels, up = weight.shape[1] * groups, tuple(stride) if max(stride, default=1) > 1 else ()
+        leaves = up or any(t.first < 0 or t.last > -e for t, e in zip(taps, extent, strict=True))
+        mode = "zeros" if leaves else None
+        return cls(weight.shape[0], out_channels, groups, taps, (1,) * len(taps), extent, mode, (part,), up)
+
+    @classmethod
     def diagonal(cls, factor: Tensor, channels: int, rank: int) -> ConvMap:
         """``x * factor`` for a ``factor`` of shape () or (channels,): one tap at 0, in the finest grouping."""
         if factor.dim() and len(factor) != channels:
@@ -234,6 +262,7 @@ class ConvMap:
         for what, mine, its in (
             ("spatial ranks", len(self.taps), len(other.taps)),
             ("strides", self.stride, other.stride),
+            ("strides of transposed convolutions", self.up or (1,), other.up or (1,)),
             ("output extents", self.extent, other.extent),
             ("input channels", self.in_channels, other.in_channels),
             ("output channels", self.out_channels, other.out_channels),
@@ -254,6 +283,10 @@ class ConvMap:
             raise Illegal(f"{self.out_channels} channels are read as {outer.in_channels}")
         if len(self.taps) != len(outer.taps):
             raise Illegal(f"spatial ranks differ: {len(self.taps)} and {len(outer.taps)}")
+        if outer.up and not self.is_pointwise:
+            raise Illegal("a transposed convolution spreads out what the first one gives")
+        if self.up and set(outer.stride) != {1}:
+            raise Illegal("it takes steps over what a transposed convolution gives")
         if outer.mode and not self.is_pointwise and not (outer.mode == "zeros" and self.vanishes_outside):
             raise Illegal("the second of two convolutions reads beyond the border of what the first one gives")
         axes = [*zip(self.taps, outer.taps, self.stride, self.extent, outer.extent, strict=True)]
@@ -271,8 +304,9 @@ class ConvMap:
             taps,
             tuple(a * b for a, b in zip(self.stride, outer.stride, strict=True)),
             extent,
-            (self.mode or outer.mode) if leaves else None,
+            (self.mode or outer.mode) if leaves or self.up or outer.up else None,
             (part,),
+            self.up or outer.up,
         )
 
     def scaled(self, factor: Tensor) -> ConvMap:
@@ -307,8 +341,10 @@ class ConvMap:
         """Taps and ``padding`` argument of the ``nn.Conv`` that computes this map.
 
         ``nn.Conv`` pads both sides alike (or "same"), and never by a negative amount: where the map does not, zero
-        taps are added until it does.
+        taps are added until it does. The padding of ``nn.ConvTranspose``, which has no "same", is its largest tap.
         """
+        if self.up:
+            return self._transposed_layout()[0], tuple(t.last for t in self._transposed_layout()[0])
         taps = tuple(
             t if t.first <= 0 and t.last >= -e else t | Taps(min(t.first, 0), 1, 1) | Taps(max(t.last, -e), 1, 1)
             for t, e in zip(self.taps, self.extent, strict=True)
@@ -326,6 +362,27 @@ class ConvMap:
         grown = (t | Taps(-p, 1, 1) | Taps(p - e, 1, 1) for t, p, e in zip(taps, pads, self.extent, strict=True))
         return tuple(grown), pads
 
+    def _transposed_layout(self) -> tuple[tuple[Taps, ...], tuple[int, ...]]:
+        """Taps and ``output_padding`` of the ``nn.ConvTranspose`` that computes this map."""
+        if set(self.stride) != {1}:
+            raise Illegal("a transposed convolution that takes steps has no plain convolution")
+        taps, more = [], []
+        for t, e, up in zip(self.taps, self.extent, self.up, strict=True):
+            t |= Taps(max(t.last, 0), 1, 1)
+            t |= Taps(max(t.last, t.last - (e + t.first + t.last)), 1, 1)
+            t |= Taps(min(t.first, max(up, t.step) - 1 - e - t.last), 1, 1)
+            taps.append(t)
+            more.append(e + t.first + t.last)
+            if not 0 <= more[-1] < max(up, t.step):
+                raise Illegal("a transposed convolution of this size has no plain convolution")
+        return tuple(taps), tuple(more)
+
+    def as_transposed(self, kernel: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """``kernel``, over the taps of ``layout``, as ``nn.ConvTranspose`` has it, and the arguments besides."""
+        _, more = self._transposed_layout()
+        back = torch.unflatten(kernel, 0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return back.flip(tuple(range(2, back.dim()))), {"stride": self.up, "output_padding": more}
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The weights that the kernel is computed from."""
@@ -339,19 +396,21 @@ class ConvMap:
     @property
     def is_pointwise(self) -> bool:
         """Whether each position is computed from the same position alone."""
-        return set(self.stride) <= {1} and not any(self.extent) and all(t == Taps(0, 1, 1) for t in self.taps)
+        here = all(t == Taps(0, 1, 1) for t in self.taps) and not self.up
+        return here and set(self.stride) <= {1} and not any(self.extent)
 
     @property
     def vanishes_outside(self) -> bool:
         """Whether beyond the positions of the output every tap is outside of the image, where there are zeros."""
         inside = all(t.last <= 0 and t.first >= -e for t, e in zip(self.taps, self.extent, strict=True))
-        return inside and set(self.stride) <= {1} and self.mode in (None, "zeros")
+        return inside and set(self.stride) <= {1} and self.mode in (None, "zeros") and not self.up
 
     # ---------------------------------------------------------------------------------------------------------- cost
     @property
     def macs(self) -> int:
         """Multiply-accumulates per output position, with the zero taps that a symmetric padding takes."""
-        return self.out_channels * (self.in_channels // self.groups) * math.prod(t.count for t in self._run_taps)
+        macs = self.out_channels * (self.in_channels // self.groups) * math.prod(t.count for t in self._run_taps)
+        return -(-macs // math.prod(self.up))
 
     @functools.cached_property
     def _run_taps(self) -> tuple[Taps, ...]:
@@ -363,18 +422,24 @@ class ConvMap:
     @property
     def traffic(self) -> int:
         """Elements read and written per output position (activations, not weights)."""
-        return self.in_channels * math.prod(self.stride) + self.out_channels
+        return -(-self.in_channels * math.prod(self.stride) // math.prod(self.up)) + self.out_channels
 
     def input_size(self, output: Sequence[int]) -> tuple[int, ...]:
         """The smallest input whose output has the spatial size ``output``."""
-        return tuple((o - 1) * s + 1 - e for o, s, e in zip(output, self.stride, self.extent, strict=True))
+        spread = ((o - 1) * s + 1 - e for o, s, e in zip(output, self.stride, self.extent, strict=True))
+        return tuple(-(-(n - 1) // up) + 1 for n, up in zip(spread, self.up or (1,) * len(output), strict=True))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the map to ``x`` of shape (batch, in, *spatial) in float64: the definition, for tests and docs."""
-        taps, padding = self.layout()
+        taps, padding = (self.taps, self.stride) if self.up else self.layout()
+        if self.up:
+            spread = x.new_zeros(*x.shape[:2], *((n - 1) * up + 1 for n, up in zip(x.shape[2:], self.up, strict=True)))
+            every: Any = (Ellipsis, *(slice(None, None, up) for up in self.up))
+            spread[every] = x
+            x = spread
         counts, dilation = [t.count for t in taps], [t.step for t in taps]
         pads = [(-t.first, t.last + e) for t, e in zip(taps, self.extent, strict=True)]
-        assert padding == "same" or all(before == after for before, after in pads)
+        assert padding == "same" or self.up or all(before == after for before, after in pads)
         flat = [n for pair in reversed(pads) for n in pair]
         x = F.pad(x.double(), flat, mode="constant" if self.mode in (None, "zeros") else self.mode or "")
         return correlate(x, self.weight(taps), self.stride, dilation, self.groups, counts)
@@ -442,6 +507,12 @@ def _blocks(kernel: Tensor, coarse: int, fine: int) -> Tensor:
     ratio = fine // coarse
     split = torch.unflatten(torch.unflatten(kernel, 0, (coarse, ratio, -1)), 3, (ratio, -1))
     return split.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+
+
+def _flipped(weight: Tensor, groups: int) -> Tensor:
+    """The weight of a transposed convolution as that of a convolution: (out, in / groups, *counts), backwards."""
+    weight = torch.unflatten(weight, 0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return weight.flip(tuple(range(2, weight.dim())))
 
 
 def _copy(weight: Tensor) -> Tensor:

@@ -156,7 +156,8 @@ def _describe(conv: Any) -> str:
     kernel = "x".join(map(str, conv.kernel_size))
     groups = f", {conv.groups} groups" if conv.groups > 1 else ""
     stride = f", stride {'x'.join(map(str, conv.stride))}" if max(conv.stride) > 1 else ""
-    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}"
+    transposed = ", transposed" if conv.transposed else ""
+    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}{transposed}"
 
 
 def _kind(program: Any, node: fx.Node) -> str | None:
@@ -178,7 +179,7 @@ def _kind(program: Any, node: fx.Node) -> str | None:
         return "norm"
     if name == "linear":
         return "linear"
-    return "conv" if name in ("conv1d", "conv2d", "conv3d", "convolution") else None
+    return "conv" if name.startswith("conv") and (name == "convolution" or name.endswith(("1d", "2d", "3d"))) else None
 
 
 def _reason(analysis: Analysis, node: fx.Node) -> str:

@@ -19,6 +19,10 @@ from .plan import Merge, Plan
 aten = torch.ops.aten
 CONV: dict[str, dict[int, Any]] = {"torch": {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d},
         "aten": {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}}  # fmt: skip
+TRANSPOSED: dict[str, dict[int, Any]] = {
+    "torch": {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d},
+    "aten": {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: aten.conv_transpose3d.input},
+}
 ARITHMETIC = {"torch": (operator.mul, operator.add, operator.sub),
               "aten": (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor)}  # fmt: skip
 SHAPES = ("val", "example_value", "tensor_meta")
@@ -103,11 +107,14 @@ class _Writer:
             else:
                 x = self(aten.pad.default, x, pads, conv.padding_mode)
             padding = (0,) * rank
-        stride, dilation = list(conv.stride), list(conv.dilation)
+        stride, dilation, more = list(conv.stride), list(conv.dilation), list(conv.output_padding)
         if dialect == "core":
-            return self(aten.convolution.default, x, weight, bias, stride, list(padding), dilation, False, [0] * rank,
-                        conv.groups)  # fmt: skip
-        target: Any = CONV[dialect][rank]
+            return self(aten.convolution.default, x, weight, bias, stride, list(padding), dilation, conv.transposed,
+                        more, conv.groups)  # fmt: skip
+        if conv.transposed:
+            target: Any = TRANSPOSED[dialect][rank]
+            return self(target, x, weight, bias, stride, list(padding), more, conv.groups, dilation)
+        target = CONV[dialect][rank]
         if padding == "same" and dialect == "aten":
             target = target.overloadpacket.padding
         elif padding != "same":

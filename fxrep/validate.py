@@ -39,9 +39,11 @@ class Check:
     def __init__(self, region: Region, device: torch.device) -> None:
         self.region = region
         convolutions = region.convolutions
-        self.unit = (1,) * len(convolutions[0].taps) if region.composes else _unit(convolutions)
+        whole = region.composes or any(conv.up for conv in convolutions)  # every position is read
+        through = any(term.through for term in region.form.terms)
+        self.unit = (1,) * len(convolutions[0].taps) if whole or through else _unit(convolutions)
         output, self.every = _positions([_shrunk(conv, self.unit) for conv in convolutions])
-        if region.composes:  # what is computed in between is read at every position
+        if whole:
             self.every = (1,) * len(output)
         sampled = tuple(-(-size // step) for size, step in zip(output, self.every, strict=True))
         generator = torch.Generator().manual_seed(0)
@@ -99,6 +101,11 @@ class Check:
         if isinstance(conv, nn.Linear):
             return F.linear(image, weight, bias)
         kind: Any = conv
+        if isinstance(conv, nn.modules.conv._ConvTransposeNd):
+            function: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
+            settings = kind.stride, kind.padding, kind.output_padding, kind.groups, kind.dilation
+            result: Tensor = function(image, weight, bias, *settings)
+            return result
         return self._convolve(
             image, weight, bias, kind.stride, kind.padding, kind.dilation, kind.groups, kind.padding_mode
         )
@@ -113,9 +120,9 @@ class Check:
         if module is not None and builtin_type(module) in MODULES:
             bias = None if module.bias is None else double(module.bias)
             return self.convolve(module, self._image(node), double(module.weight), bias)
-        if node.target in CONVOLUTIONS:
-            names = CONVOLUTIONS[node.target].split()
-            given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        names = CONVOLUTIONS.get(node.target, "").split() if node.op == "call_function" else []
+        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        if names and not given.get("transposed"):
             weight = value(given["weight"])
             bias = None if given.get("bias") is None else value(given["bias"])
             rank = weight.dim() - 2
@@ -254,7 +261,10 @@ def _positions(convolutions: Sequence[ConvMap]) -> tuple[tuple[int, ...], tuple[
             taps, extent, stride = conv.taps[axis], conv.extent[axis], conv.stride[axis]
             reach = max(-taps.first, taps.last + extent, 0)
             size = max(size, -(-reach // stride) + 1, -(-(reach + extent) // stride) + 1)
-        sizes.append(size if size < 4 else size + 1 - size % 2)
+        size = size if size < 4 else size + 1 - size % 2
+        grids = [(conv.up[axis], conv.extent[axis]) for conv in convolutions if conv.up]
+        size += next(i for i in range(size + 1) if all((size + i - 1 - e) % up == 0 for up, e in grids))
+        sizes.append(size)
     return tuple(sizes), tuple(1 if size < 4 else size // 2 for size in sizes)
 
 

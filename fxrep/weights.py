@@ -15,9 +15,11 @@ from .cover.regions import Region
 from .validate import TOLERANCE, Check, relative_error
 
 CONV = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 # Without the random values that a constructor fills its weights with.
-BLANK: dict[int, Any] = {
-    rank: type(conv.__name__, (conv,), {"reset_parameters": lambda self: None}) for rank, conv in CONV.items()
+BLANK: dict[Any, Any] = {
+    conv: type(conv.__name__, (conv,), {"reset_parameters": lambda self: None})
+    for conv in (*CONV.values(), *TRANSPOSED.values())
 }
 
 
@@ -138,8 +140,11 @@ def _convolutions(
             continue
         taps, padding = term.map.layout()
         kernel = term.map.weight(taps, take)
+        more: dict[str, Any] = {}
+        if term.map.up:
+            kernel, more = term.map.as_transposed(kernel)
         bias = shift.expand(term.map.out_channels) if i == shift_at else None
-        modules.append(_empty_conv(term, kernel, padding, bias is not None))
+        modules.append(_empty_conv(term, kernel, padding, bias is not None, more))
         weights.append((kernel, bias))
     return modules, weights
 
@@ -173,27 +178,28 @@ def _vanishes(kernel: Tensor, cast: Tensor, bias: Tensor | None) -> bool:
     return bool((error > 2 * held).any())
 
 
-def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool) -> nn.Module:
-    """The module of a term's convolution, without weights."""
+def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool, more: dict[str, Any]) -> nn.Module:
+    """The module of a term's convolution, without weights; a transposed one with ``more`` arguments."""
     assert isinstance(term.map, ConvMap)
     taps, _ = term.map.layout()
     if not taps:
-        linear = BLANK[0](term.map.in_channels, term.map.out_channels, bias=bias, device="meta")
+        linear = BLANK[nn.Linear](term.map.in_channels, term.map.out_channels, bias=bias, device="meta")
         linear.__class__, linear.training = nn.Linear, False
         return linear  # type: ignore[no-any-return]
-    conv: nn.Module = BLANK[len(taps)](
+    kind = (TRANSPOSED if term.map.up else CONV)[len(taps)]
+    conv: nn.Module = BLANK[kind](
         term.map.in_channels,
         term.map.out_channels,
         tuple(kernel.shape[2:]),
-        stride=term.map.stride,
         padding=padding,
         dilation=tuple(t.step for t in taps),
         groups=term.map.groups,
         bias=bias,
         padding_mode=term.map.mode or "zeros",
         device="meta",
+        **(more or {"stride": term.map.stride}),
     )
-    conv.__class__ = CONV[len(taps)]
+    conv.__class__ = kind
     conv.training = False
     return conv
 

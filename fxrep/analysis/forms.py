@@ -291,6 +291,8 @@ def _shift_through(shift: Tensor, outer: ConvMap | Window) -> Tensor:
     """What a map makes of a constant per channel."""
     if shift is ZERO or not shift.any():
         return ZERO
+    if isinstance(outer, ConvMap) and outer.up:
+        raise Illegal("what it reads has a bias, which a transposed convolution turns into a pattern")
     if outer.mode == "zeros":
         raise Illegal("what it reads has a bias, and it pads with zeros: the border would differ")
     if isinstance(outer, Window):

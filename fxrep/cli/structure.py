@@ -24,6 +24,7 @@ NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
 # The layers that the pass makes, and the arguments that make them.
 LAYERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d"), CONV),
+    **dict.fromkeys(("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"), (*CONV, "output_padding")),
     **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"), NORM),
     "Linear": ("in_features", "out_features"),
     "Identity": (),

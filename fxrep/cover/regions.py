@@ -358,7 +358,7 @@ class Analysis:
         places: dict[object, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for term in form.terms:
             if isinstance(term.map, ConvMap):
-                place = (term.map.stride, term.map.extent)
+                place = (term.map.up or term.map.stride, term.map.extent)
                 if places.setdefault(term.key, place) != place:
                     raise Illegal("convolutions of one input whose outputs differ in size are added")
         for term in form.terms:

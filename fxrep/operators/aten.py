@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..capture.exported import fake_value
 from ..convmap import Illegal
 from . import arithmetic, reshape, window
-from .conv import ARGUMENTS, CONVOLUTIONS, functional
+from .conv import ARGUMENTS, CONVOLUTIONS, functional, transposed, transposed_function
 from .norm import normalize
 from .passing import CASTS, identity
 from .registry import FUNCTIONS, Linear, Operator, operator
@@ -54,15 +54,21 @@ for _rank in (1, 2, 3):
     _targets = _overloads(f"conv{_rank}d", f"conv{_rank}d.padding")
     operator(*_targets)(functools.partial(functional, rank=_rank))
     CONVOLUTIONS.update(dict.fromkeys(_targets, ARGUMENTS))
+    operator(*_overloads(f"conv_transpose{_rank}d", f"conv_transpose{_rank}d.input"))(
+        functools.partial(transposed_function, rank=_rank)
+    )
 
 
 @operator(*_overloads("convolution"))
 def convolution(op: Operator) -> Linear:
-    """``y = W * x + b`` with as many spatial axes as the weight has, unless it is transposed."""
-    _, w, _, _, _, _, transposed, _, _ = op.arguments(CONVOLUTIONS[op.node.target])
-    if transposed is not False:
-        raise Illegal(f"{op.program.describe(op.node)} is transposed")
-    return functional(op, op.constant(w, "weight").dim() - 2)
+    """``y = W * x + b`` with as many spatial axes as the weight has, or transposed."""
+    x, w, b, stride, padding, dilation, is_transposed, more, groups = op.arguments(CONVOLUTIONS[op.node.target])
+    weight, leaf = op.constant(w, "weight"), op.program.leaf(w)
+    if not is_transposed:
+        return functional(op, weight.dim() - 2)
+    bias = None if b is None else op.constant(b, "bias")
+    dtype = leaf.dtype if leaf is not None else weight.dtype
+    return transposed(op.value(x), weight, bias, dtype, stride, padding, more, dilation, groups)
 
 
 CONVOLUTIONS[aten.convolution.default] = "input weight bias stride padding dilation transposed output_padding groups"

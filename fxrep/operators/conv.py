@@ -25,6 +25,55 @@ def conv_module(op: Operator) -> Linear:
     )
 
 
+@operator(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+def transposed_module(op: Operator) -> Linear:
+    """``y[s i + d k - p] += W[k] x[i]``, and a bias: the convolution as the module is configured."""
+    conv = op.module
+    (x,) = op.arguments("input")
+    settings = conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
+    return transposed(op.value(x), conv.weight, conv.bias, conv.weight.dtype, *settings)
+
+
+def transposed_function(op: Operator, rank: int) -> Linear:
+    """``y[s i + d k - p] += W[k] x[i]``, and a bias, with weights that are constants of the program."""
+    values = op.arguments("input weight bias stride padding output_padding groups dilation",
+                          bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1)  # fmt: skip
+    x, w, b, stride, padding, more, groups, dilation = values
+    weight, leaf = op.constant(w, "weight"), op.program.leaf(w)
+    if weight.dim() != rank + 2 or op.program.ranks.get(op.node, rank) != rank:
+        raise Illegal("its input has no batch axis")
+    bias = None if b is None else op.constant(b, "bias")
+    dtype = leaf.dtype if leaf is not None else weight.dtype
+    stride, padding, more, dilation = (_spread(value, rank) for value in (stride, padding, more, dilation))
+    return transposed(op.value(x), weight, bias, dtype, stride, padding, more, dilation, groups)
+
+
+operator(F.conv_transpose1d, torch.conv_transpose1d)(functools.partial(transposed_function, rank=1))
+operator(F.conv_transpose2d, torch.conv_transpose2d)(functools.partial(transposed_function, rank=2))
+operator(F.conv_transpose3d, torch.conv_transpose3d)(functools.partial(transposed_function, rank=3))
+
+
+def transposed(
+    x: fx.Node,
+    weight: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Linear:
+    """A transposed convolution of ``x``."""
+    numbers = (*stride, *padding, *output_padding, *dilation, groups)
+    if not all(isinstance(n, int) for n in numbers):
+        raise Illegal("its stride, padding or dilation is computed from the input")
+    conv = ConvMap.transposed(weight.detach(), stride=stride, padding=padding, output_padding=output_padding,
+                              dilation=dilation, groups=groups)  # fmt: skip
+    shift = ZERO if bias is None else bias.detach().double()
+    return Linear((x,), lambda form: compose(form, conv, shift), composes=True, dtypes=(dtype,), kind="conv")
+
+
 ARGUMENTS = "input weight bias stride padding dilation groups"
 CONVOLUTIONS: dict[Any, str] = {}  # functions, with the names of their arguments
 
