@@ -234,3 +234,25 @@ def test_composition_is_exact_or_refused(data: st.DataObject) -> None:
     except Illegal:
         return
     assert relative_error(found, expected) < 1e-12
+
+
+def test_a_chain_in_a_child_beside_another_branch() -> None:
+    """The chain is composed inside its own module, and what it is added to is not composed with it."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.chain = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 3))
+            self.beside = nn.Conv2d(4, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.chain(x) + self.beside(x)
+
+    assert_merged(randomize(Block()), torch.randn(2, 4, 9, 8), convs=1)
+
+
+def test_blocks_that_follow_each_other_stay_apart() -> None:
+    """Somebody may call either on its own."""
+    block = [nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3)) for _ in range(2)]
+    after = assert_merged(randomize(nn.Sequential(*block)), torch.randn(2, 4, 9, 8), convs=2)
+    assert len(after) == 2

@@ -357,3 +357,13 @@ def test_a_child_that_hands_a_source_on() -> None:
             return self.a(x) + (self.b(x) + self.side(y))
 
     assert_merged(randomize(Joined()), (image(), image().flip(3)), convs=1, norms=1, adds=1)
+
+
+def test_weights_that_are_computed_in_each_call_are_computed_once() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, self.stride, self.padding)
+
+    after = assert_merged(randomize(nn.Sequential(Standardised(4, 4, 3), nn.ReLU())), image(), convs=1)
+    assert fxrep.report(after).merged

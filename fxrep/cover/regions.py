@@ -290,7 +290,10 @@ class Analysis:
         return form.separated(values), list(values)
 
     def _saves(self, form: Form, nodes: list[fx.Node]) -> bool:
-        """Whether computing ``form`` from its sources takes fewer operators or convolutions than ``nodes``."""
+        """Whether computing ``form`` from its sources takes fewer operators or convolutions than ``nodes``.
+
+        Weights that are computed in each call count as an operator.
+        """
         operators = convolutions = 0
         for node in nodes:
             linear = self.linear.get(node)
@@ -298,8 +301,13 @@ class Analysis:
                 values = [v for operand in linear.operands for v in self.candidates.get(operand, ())]
                 operators += max([len(v.forms) - 1 for v in values if isinstance(v, Stacked)], default=1)
                 convolutions += linear.convolves
+                operators += any(self._computes(n) for n in node.all_input_nodes if n not in linear.operands)
         after = sum(isinstance(term.map, ConvMap) for term in form.terms)
         return form.operators < operators or (form.operators == operators and after < convolutions)
+
+    def _computes(self, constant: fx.Node) -> bool:
+        """Whether a constant is computed in each call, from parameters."""
+        return constant.op != "get_attr" and self.program.leaf(constant) is not None
 
     # -------------------------------------------------------------------------------------------------------- regions
     def _interior(self, root: fx.Node, sources: set[fx.Node]) -> list[fx.Node]:
@@ -336,11 +344,25 @@ class Analysis:
         Those are what people call on their own: a stage, a block.
         """
         call_of = region.program.piece.call_of
-        lines = [_lineage(call_of.get(n)) for n in region.nodes if self.linear[n].convolves]
-        common = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, zip(*lines, strict=False)))
-        children = [line[common] for line in lines if len(line) > common]
-        if len(set(children)) < len(children):
-            raise Illegal("the convolutions of two blocks are not composed: each may be called on its own")
+        lines = {n: _lineage(call_of.get(n)) for n in region.nodes if self.linear[n].convolves}
+        for reader, line in lines.items():
+            for inner in self._composed_with(reader, region):
+                pairs = itertools.takewhile(lambda pair: pair[0] is pair[1], zip(line, lines[inner], strict=False))
+                common = sum(1 for _ in pairs)
+                blocks = [found[common] for found in (line, lines[inner]) if len(found) > common]
+                if any(sum(block in found for found in lines.values()) > 1 for block in blocks):
+                    raise Illegal("the convolutions of two blocks are not composed: each may be called on its own")
+
+    def _composed_with(self, reader: fx.Node, region: Region) -> list[fx.Node]:
+        """The convolutions of a region that ``reader``, another one, reads with no other one between."""
+        inside, found, waiting = set(region.interior), dict[fx.Node, None](), [reader]
+        while waiting:
+            for operand in inside.intersection(self.linear[waiting.pop()].operands) - found.keys():
+                if self.linear[operand].convolves:
+                    found[operand] = None
+                else:
+                    waiting.append(operand)
+        return list(found)
 
     def _check(self, region: Region) -> None:
         """Raise ``Illegal`` if the region cannot become what its form says."""

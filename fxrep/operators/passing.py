@@ -23,6 +23,24 @@ def identity(op: Operator) -> Linear:
     return Linear((value,), lambda form: form)
 
 
+@operator(nn.LeakyReLU)
+def leaky_module(op: Operator) -> Linear:
+    """``y = x`` where the slope is 1."""
+    return _leaky(op, op.module.negative_slope)
+
+
+@operator(F.leaky_relu)
+def leaky_function(op: Operator) -> Linear:
+    """``y = x`` where the slope is 1."""
+    return _leaky(op, op.arguments("input negative_slope inplace", negative_slope=0.01, inplace=False)[1])
+
+
+def _leaky(op: Operator, slope: Any) -> Linear:
+    if not isinstance(slope, int | float) or slope != 1:
+        raise Illegal(f"{op.program.describe(op.node)} is not linear")
+    return identity(op)
+
+
 @operator(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 def dropout_module(op: Operator) -> Linear:
     """``y = x`` in eval mode."""

@@ -28,15 +28,6 @@ BORDER = (
     "Not reached: the border is filled by slice writes with what the first convolution and its norm make of zeros; "
     "fxrep does not recognise that as a pad of the input yet."
 )
-CHAIN = (
-    "Not reached: a branch that is a chain of convolutions in a module of its own becomes one convolution, but fxrep "
-    "does not add that to the convolution beside it, for the reason that keeps two blocks apart."
-)
-ALONE = (
-    "Not reached: the weights are computed from parameters alone, but fxrep bakes such values only where something is "
-    "merged with the convolution that uses them."
-)
-
 FAMILIES: dict[str, list[Design]] = {
     "RepVGG": [
         Design(
@@ -96,8 +87,7 @@ FAMILIES: dict[str, list[Design]] = {
         Design(
             "Diverse Branch Block, 1x1", sources.DBB,
             "bn(conv1 x) + bn(conv1 x) + bn(avg1(bn(conv1 x))) + bn(conv1(bn((1 + conv1) x)))",
-            lambda: branches.DiverseBranchBlock(8, 16, 1), left(conv=2, add=1),
-            CHAIN, left(conv=1)),
+            lambda: branches.DiverseBranchBlock(8, 16, 1), left(conv=1)),
     ],
     "Large kernels": [
         Design(
@@ -283,8 +273,7 @@ FAMILIES: dict[str, list[Design]] = {
             lambda: sr.RepMBConv(8), left(conv=3, linear=2, add=2, mul=1, pad=1, write=4), BORDER, left(conv=1)),
         Design(
             "SPAN, Conv3XC", sources.SPAN, "conv1(conv3(conv1(pad x))) + conv1 x",
-            lambda: sr.Conv3XC(8, 8), left(conv=2, add=1),
-            CHAIN, left(conv=1)),
+            lambda: sr.Conv3XC(8, 8), left(conv=1)),
         Design(
             "SPAN, merged in forward", sources.SPAN, "conv(x, W), W written into a module in each forward",
             lambda: sr.EvaluatedConv3XC(8, 8), left(conv=1, add=4, mul=2, pad=1),
@@ -310,12 +299,12 @@ FAMILIES: dict[str, list[Design]] = {
             lambda: computed.OREPALargeConv(8, 8), left(conv=1)),
         Design(
             "NFNet", sources.NFNET, "conv(x, standardised W)",
-            lambda: computed.ScaledStdConv2d(8, 8), left(conv=1, norm=1, mul=1), ALONE, NO_MERGE),
+            lambda: computed.ScaledStdConv2d(8, 8), left(conv=1),
+            "The standardised weights are computed once, instead of in each call.", NO_MERGE),
         Design(
             "VanillaNet", sources.VANILLANET, "bn(dw7(relu(pool(bn(conv1(leaky(bn(conv1 x))))))))",
-            lambda: computed.VanillaBlock(8, 16), left(conv=3),
-            "Not reached: training ends with a leaky ReLU of slope 1, the identity, but to fxrep an activation.",
-            left(conv=2)),
+            lambda: computed.VanillaBlock(8, 16), left(conv=2),
+            "At the end of training the slope of the leaky ReLU is 1."),
     ],
     "Linear layers": [
         Design(
@@ -341,9 +330,7 @@ FAMILIES: dict[str, list[Design]] = {
             shapes=((2, 8, 9, 9), (2, 8, 5, 5), (2, 12, 3, 3)), since="2.15"),
         Design(
             "LeViT, norm of tokens", sources.LEVIT, "unflatten(bn(flatten(linear x)))",
-            lambda: heads.LinearNorm(8, 12), left(linear=1, norm=1),
-            "Not reached: fxrep does not go through a flatten that leaves the channels alone.", left(linear=1),
-            shapes=(TOKENS,), example=True),
+            lambda: heads.LinearNorm(8, 12), left(linear=1), shapes=(TOKENS,), example=True),
         Design(
             "LoRA, linear layers", sources.LORA, "W x + b + s B(A x)",
             lambda: heads.LoRAModules(8, 16), left(linear=1), shapes=(TOKENS,)),
@@ -354,7 +341,7 @@ FAMILIES: dict[str, list[Design]] = {
             shapes=(TOKENS,)),
         Design(
             "LoRA, convolution", sources.LORA, "conv(x, W + s B A)",
-            lambda: heads.LoRAConv(8, 8), left(conv=1, linear=1, add=1, mul=1), ALONE, left(conv=1)),
+            lambda: heads.LoRAConv(8, 8), left(conv=1)),
     ],
 }  # fmt: skip
 
