@@ -30,9 +30,6 @@ def rendered(page: Path) -> str:
 
     def run(block: re.Match[str]) -> str:
         code, output = block["code"], block["output"]
-        if included := re.fullmatch(r'--8<-- "(.*)"\n', code):
-            assert (ROOT / included[1]).is_file(), included[1]
-            return block[0]
         above = "\n" * text.count("\n", 0, block.start("code"))  # so that a traceback has the page's line numbers
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile(above + code, str(page), "exec"), namespace)
