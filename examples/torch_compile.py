@@ -32,7 +32,7 @@ model.eval()
 x = torch.randn(4, 16, 32, 32)
 
 deploy = fxrep.reparameterize(model)
-compiled = torch.compile(deploy, fullgraph=True)  # merge first: a compiled module is opaque to fxrep
+compiled = torch.compile(deploy, fullgraph=True)
 
 start = time.perf_counter()
 with torch.no_grad():
