@@ -50,7 +50,8 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "legality" / "index.html").is_file()
+    assert (tmp_path / "results" / "latency-cpu.png").is_file()
+    assert 'src="../results/latency-cpu.png"' in (tmp_path / "why" / "index.html").read_text()
 
 
 if __name__ == "__main__":
