@@ -13,9 +13,7 @@ from torch import nn
 
 import fxrep
 from tests.helpers import randomize, relative_error, run
-from tests.test_examples import EXAMPLES, _files_go_to, run_example
-
-__all__ = ["_files_go_to"]
+from tests.test_examples import EXAMPLES, run_example
 
 
 def int8(printed: str) -> dict[str, tuple[int, float]]:
