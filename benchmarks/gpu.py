@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu --out DIR
 
-It needs torch, timm and torchvision and no network. First each model and its merged form run in float32 with TF32 off
-and then on, and are compared with float64; a model that fails is not timed, and the exit code is 1. Then the `gpu`
-selection of `python -m benchmarks.suite` runs until the minutes are spent; the options of that command are taken too.
-DIR gets `correctness.json`, `suite-cuda.json` and `summary.md`; with DIR as it is, a second run goes on from there.
+It needs torch and timm, for two of the models torchvision, and no network. First each model and its merged form run in
+float32 with TF32 off and then on, and are compared with float64; a model that fails is not timed, and the exit code
+is 1. Then the `gpu` selection of `python -m benchmarks.suite` runs until the minutes are spent; the options of that
+command are taken too. DIR gets `correctness.json`, `suite-cuda.json` and `summary.md`; with DIR as it is, a second run
+goes on from there.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main() -> None:
     mine, rest = arguments()
     command = ["--select", "gpu", "--device", mine.device, "--out", str(mine.out), "--budget", str(mine.budget), *rest]
     options = suite.arguments(command)
-    common.require("timm", "torchvision")
+    common.require("timm")
     suite.set_up(options)
     todo = suite.chosen(options)
     names = list(dict.fromkeys(case["model"] for case in todo if "model" in case))
@@ -83,7 +84,7 @@ def main() -> None:
     results, rows = suite.run(options, todo, networks, deadline=start + 60 * mine.minutes)
     if not rows:
         fail("nothing was measured")
-    summary = tables.markdown(rows)
+    summary = f"{tables.checks(checks.rows)}\n\n{tables.markdown(rows)}"
     (mine.out / "summary.md").write_text(summary)
     print(summary)
     print(f"files: {checks.path}, {results.path}, {mine.out / 'summary.md'}")

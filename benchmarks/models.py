@@ -1,27 +1,43 @@
 """The networks that are measured, by name: timm's, torchvision's as `torchvision:NAME`, and the tutorials' own."""
 
 import difflib
+import importlib.util
 
 import torch
 from torch import nn
 
-from benchmarks.common import build, check_models, fail, randomise_norms
+from benchmarks.common import build, check_models, fail, randomise_norms, require
 
 TUTORIAL = "tutorial_repvgg"  # two layers per stage, widths 64 to 512, the network that the RepVGG tutorials time
 TORCHVISION = "torchvision:"
 
 
-def check(names: list[str]) -> None:
-    """End the program with one line if one of these networks does not exist."""
-    check_models(name for name in names if name != TUTORIAL and not name.startswith(TORCHVISION))
-    chosen = [name.removeprefix(TORCHVISION) for name in names if name.startswith(TORCHVISION)]
-    if chosen:
+def known(name: str) -> bool:
+    """Whether the versions that are installed here have this network."""
+    if importlib.util.find_spec("torchvision") is None and (name == TUTORIAL or name.startswith(TORCHVISION)):
+        return False
+    if name.startswith(TORCHVISION):
         from torchvision.models import list_models
 
-        for name in chosen:
-            if name not in list_models():
-                close = difflib.get_close_matches(name, list_models(), n=3)
-                fail(f"torchvision has no model {name!r}" + (f"; did you mean {', '.join(close)}?" if close else ""))
+        return name.removeprefix(TORCHVISION) in list_models()
+    from timm import is_model
+
+    return name == TUTORIAL or is_model(name)
+
+
+def check(names: list[str]) -> None:
+    """End the program with one line if one of these networks does not exist."""
+    for name in names:
+        if known(name):
+            continue
+        if not name.startswith(TORCHVISION) and name != TUTORIAL:
+            check_models([name])
+        require("torchvision")
+        from torchvision.models import list_models
+
+        close = difflib.get_close_matches(name.removeprefix(TORCHVISION), list_models(), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        fail(f"torchvision has no model {name.removeprefix(TORCHVISION)!r}{hint}")
 
 
 def make(name: str) -> nn.Module:

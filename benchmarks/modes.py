@@ -129,7 +129,7 @@ def missing(name: str, device: str) -> str | None:
     if mode.device not in (None, device):
         return f"{name} runs on {mode.device} only"
     absent = [module for module in mode.needs if importlib.util.find_spec(module) is None]
-    return f"{name} is left out: {', '.join(absent)} is not installed" if absent else None
+    return f"{name} is left out, not installed: {', '.join(absent)}" if absent else None
 
 
 def versions(name: str) -> dict[str, str]:

@@ -80,7 +80,13 @@ def files(results: Path) -> Iterator[tuple[Path, list[Row]]]:
 
 def render(results: Path, page: Path) -> str:
     """The measured part of the page."""
-    return "\n".join(section(rows, stem, page) for stem, rows in files(results))
+    parts = [section(rows, stem, page) for stem, rows in files(results)]
+    checks = results / "correctness.json"
+    if checks.exists():
+        rows = Results.open(checks).rows
+        title = f"## {rows[0]['machine']['gpu']}: merged models against float64, in float32"
+        parts.append(f"{title}\n\n{tables.checks(rows)}\n")
+    return "\n".join(parts)
 
 
 def main() -> None:

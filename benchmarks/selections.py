@@ -44,7 +44,8 @@ SELECTIONS: dict[str, tuple[Grid, ...]] = {
         Grid(EVERY_MODEL, modes=("eager", "merge")),
         Grid(("repvgg_a0", "mobileone_s0", TUTORIAL), batches=(1, 8, 32)),
         Grid(SMALL, modes=("onnxruntime", "openvino")),
-        Grid(("repvgg_a0", "mobileone_s0"), modes=("freezing", "compile")),
+        Grid(("repvgg_a0", "mobileone_s0"), modes=("freezing",)),
+        Grid(("repvgg_a0",), modes=("compile",)),
         Grid(("repvgg_a0", "torchvision:resnet50"), batches=(8,), dtypes=("bfloat16",), formats=FORMATS),
     ),
     "gpu": (
@@ -70,11 +71,8 @@ SELECTIONS: dict[str, tuple[Grid, ...]] = {
 
 def cases(grids: Sequence[Grid], device: str, image_size: int) -> list[dict[str, Any]]:
     """The cases of the grids, each once and by model, with the rates and the layers that the bounds are made of."""
-    found: list[dict[str, Any]] = []
-    for grid in grids:
-        for case in _of(grid, device, image_size):
-            found.extend(one for one in (*_before(case), case) if one not in found)
-    return found
+    every = (one for grid in grids for case in _of(grid, device, image_size) for one in (*_before(case), case))
+    return list({tuple(case.items()): case for case in every}.values())
 
 
 def _of(grid: Grid, device: str, image_size: int) -> Iterator[dict[str, Any]]:

@@ -79,15 +79,29 @@ def describe(case: Case) -> str:
 
 
 def chosen(options: argparse.Namespace) -> list[Case]:
-    """The cases that the options ask for, without those of modes that cannot run here, said in one line each."""
+    """The cases that the options ask for, without what cannot run here, said in one line each.
+
+    A model that was asked for by name must exist; one of a selection may be newer than what is installed.
+    """
+    models.check(options.models or [])
     axes = {axis: getattr(options, axis) for axis in ("models", "batches", "dtypes", "formats", "modes")}
     grids = [grid.with_only(**axes) for grid in SELECTIONS[options.select]]
-    models.check(sorted({name for grid in grids for name in grid.models}))
-    absent = {mode: modes.missing(mode, options.device) for mode in modes.MODES}
-    for mode in dict.fromkeys(mode for grid in grids for mode in grid.modes if absent.get(mode)):
-        print(absent[mode], file=sys.stderr)
-    grids = [replace(grid, modes=tuple(mode for mode in grid.modes if not absent.get(mode))) for grid in grids]
-    return cases(grids, options.device, options.image_size)
+    names = dict.fromkeys(name for grid in grids for name in grid.models)
+    left_out = {name: f"{name} is left out, not in what is installed" for name in names if not models.known(name)}
+    for mode in dict.fromkeys(mode for grid in grids for mode in grid.modes):
+        reason = modes.missing(mode, options.device) if mode in modes.MODES else None
+        left_out |= {mode: reason} if reason else {}
+    for line in left_out.values():
+        print(line, file=sys.stderr)
+    kept = [
+        replace(
+            grid,
+            models=tuple(name for name in grid.models if name not in left_out),
+            modes=tuple(mode for mode in grid.modes if mode not in left_out),
+        )
+        for grid in grids
+    ]
+    return cases(kept, options.device, options.image_size)
 
 
 def run(
@@ -115,8 +129,8 @@ def run(
                 finally:
                     clean_up(options.device)
                 row = results.add(case, where, load=load, **measured)
-                for name, why in row.get("failed", {}).items():
-                    progress.say(f"{describe(case)}: without {name}, {why}")
+                for label, why in row.get("failed", {}).items():
+                    progress.say(f"{describe(case)}: without {label}, {why}")
             rows.append(row)
     return results, rows
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import roofline
 from benchmarks.common import quartiles, ratio
-from benchmarks.peers import FXREP
+from benchmarks.peers import AS_IS, FXREP
 from benchmarks.roofline import Layer
 
 Row = dict[str, Any]
@@ -142,6 +142,19 @@ def _limit(row: Row, limit: dict[str, float]) -> list[str]:
         *(f"{1e3 * seconds:.3g}" for seconds in (limit["network"], limit["layers"], middle)),
         *(f"{limit[name] / middle:.0%}" for name in ("network", "layers")),
     ]
+
+
+def checks(rows: list[Row]) -> str:
+    """The GPU run's comparison with float64 on the device."""
+    head = ["model", "TF32", "error as is", "error of fxrep", "right"]
+    return table(head, [[*_check(row)] for row in rows])
+
+
+def _check(row: Row) -> Iterator[str]:
+    yield row["case"]["model"].removeprefix("torchvision:")
+    yield "on" if row["case"]["tf32"] else "off"
+    yield from (f"{row['error'][name]:.0e}" if name in row["error"] else "" for name in (AS_IS, FXREP))
+    yield "yes" if row["ok"] else "NO"
 
 
 def failures(row: Row) -> Iterator[str]:

@@ -106,14 +106,14 @@ def test_the_suite_goes_on_where_it_was_interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(suite, "measure", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            tiny()
+            tiny("--batches", "1", "2")
     kept = json.loads((tmp_path / "suite-cpu.json").read_text())["rows"]
     assert [row["case"]["mode"] for row in kept] == ["rates", "layers"]
 
-    rows = tiny()
+    rows = tiny("--batches", "1", "2")
     assert rows[:2] == kept
-    assert [row["case"]["mode"] for row in rows] == ["rates", "layers", "eager", "merge"]
-    assert tiny() == rows
+    assert [row["case"]["mode"] for row in rows] == ["rates", "layers", "eager", "eager", "merge"]
+    assert tiny("--batches", "1", "2") == rows
     timed = rows[2]
     assert list(timed["seconds"]) == ["as is", "fxrep", "timm", "fuse"]
     assert all(error < 1e-5 for error in timed["error"].values())
@@ -130,7 +130,9 @@ def test_the_suite_goes_on_where_it_was_interrupted(
     assert text.endswith(f"{page.END}\nafter\n")
     assert "stale" not in text
     assert "(suite-cpu-speedup.png)" in text
-    assert (tmp_path / "suite-cpu-roofline.png").stat().st_size > 0
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        f"suite-cpu-{name}.png" for name in ("latency", "memory", "roofline", "speedup")
+    ]
 
 
 def test_a_peer_that_fails_is_one_line_and_the_others_are_measured(
@@ -152,12 +154,11 @@ def test_a_peer_that_fails_is_one_line_and_the_others_are_measured(
 def test_a_mode_whose_module_is_missing_is_one_line(
     tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else object())
     with pytest.raises(SystemExit):
         tiny("--modes", "openvino", "cudagraphs")
     assert capsys.readouterr().err.splitlines() == [
-        "openvino is left out: openvino is not installed",
+        "openvino is left out, not installed: openvino",
         "cudagraphs runs on cuda only",
         "error: nothing was measured",
     ]
@@ -173,6 +174,16 @@ def test_no_cuda_is_one_line(
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err == "error: torch sees no CUDA device here; use --device cpu\n"
+
+
+def test_a_model_that_this_timm_lacks_is_left_out_of_a_selection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("timm")
+    monkeypatch.setitem(SELECTIONS, "quick", (Grid(("repvgg_a0", "repvgg_of_tomorrow")),))
+    found = suite.chosen(suite.arguments(["--select", "quick"]))
+    assert [case.get("model") for case in found] == [None, "repvgg_a0", "repvgg_a0"]
+    assert capsys.readouterr().err == "repvgg_of_tomorrow is left out, not in what is installed\n"
 
 
 def test_an_unknown_model_is_one_line(tiny: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,7 +205,7 @@ def test_the_gpu_run_checks_first_and_leaves_out_what_is_wrong(
     assert ended.value.code == 0
     checks = json.loads((tmp_path / "correctness.json").read_text())["rows"]
     assert [(row["case"]["tf32"], row["ok"]) for row in checks] == [(False, True), (True, True)]
-    assert "eager, float32" in (tmp_path / "summary.md").read_text()
+    assert f"| {TUTORIAL} |  off |" in (tmp_path / "summary.md").read_text()
 
     monkeypatch.setattr(peers, "merges", lambda: {"fxrep": lambda model: nn.Sequential(model, nn.ReLU())})
     sys.argv.append("--fresh")
