@@ -68,10 +68,14 @@ def latency_cell(seconds: dict[str, list[float]], label: str) -> str:
     if label not in seconds:
         return ""
     low, middle, high = quartiles(seconds[label])
-    spread = f"{1e3 * middle:.3g} ±{(high - low) / 2 / middle:.0%}"
+    spread = f"{_milliseconds(middle)} ±{(high - low) / 2 / middle:.0%}"
     if label == FXREP or FXREP not in seconds:
         return spread
     return f"{spread} ({ratio(seconds[label], seconds[FXREP]):.2f}×)"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def details(rows: list[Row]) -> str:
@@ -139,7 +143,7 @@ def _limit(row: Row, limit: dict[str, float]) -> list[str]:
         *_name(row),
         f"{case['mode']}, {case['dtype']}, {case['format'].replace('_', '-')}",
         f"{limit['macs'] / 1e9:.3g}",
-        *(f"{1e3 * seconds:.3g}" for seconds in (limit["network"], limit["layers"], middle)),
+        *map(_milliseconds, (limit["network"], limit["layers"], middle)),
         *(f"{limit[name] / middle:.0%}" for name in ("network", "layers")),
     ]
 
