@@ -20,7 +20,7 @@ import torch
 from benchmarks import common, suite, tables
 from benchmarks.common import Results, fail
 from benchmarks.networks import Network, Networks
-from benchmarks.peers import AS_IS, FXREP
+from benchmarks.peers import AS_IS, FXREP, reason
 from benchmarks.progress import Progress
 
 FLOOR = {False: 1e-5, True: 1e-3}  # what TF32 off and on may add to four times the error of the model as it is
@@ -49,21 +49,29 @@ def correctness(names: list[str], networks: Networks, results: Results, device: 
             for name in names:
                 case = {"model": name, "image_size": networks.image_size, "device": device, "tf32": allowed}
                 progress.start(f"checking {name}, TF32 {'on' if allowed else 'off'}")
-                row = results.find(case, machine) or results.add(
-                    case, machine, **check(networks[name], device, FLOOR[allowed])
-                )
+                row = results.find(case, machine)
+                row = row or results.add(case, machine, **check(networks, name, device, FLOOR[allowed]))
                 if not row["ok"]:
                     right.discard(name)
-                    progress.say(f"{name}, TF32 {'on' if allowed else 'off'}: WRONG, {row['error']}")
+                    said = row["failed"] or f"WRONG, {row['error']}"
+                    progress.say(f"{name}, TF32 {'on' if allowed else 'off'}: {said}")
     return right
 
 
-def check(network: Network, device: str, floor: float) -> dict[str, Any]:
+def check(networks: Networks, name: str, device: str, floor: float) -> dict[str, Any]:
+    """Whether the merged model is as right on the device as the model is, or why that cannot be said."""
+    try:
+        error = errors(networks[name], device)
+    except Exception as failed:
+        return {"error": {}, "ok": False, "failed": reason(failed)}
+    return {"error": error, "ok": FXREP in error and error[FXREP] <= 4 * error[AS_IS] + floor, "failed": None}
+
+
+def errors(network: Network, device: str) -> dict[str, float]:
     """The errors against float64 of the model as it is and of the merged one, in float32 on the device."""
     case = {"device": device, "dtype": "float32", "format": "contiguous", "batch": 1}
     x = network.input(case)
-    error = {name: network.error(network.placed(name, case)(x)) for name in (AS_IS, FXREP) if name in network.variants}
-    return {"error": error, "ok": FXREP in error and error[FXREP] <= 4 * error[AS_IS] + floor}
+    return {name: network.error(network.placed(name, case)(x)) for name in (AS_IS, FXREP) if name in network.variants}
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from benchmarks.common import (
     require,
 )
 from benchmarks.counting import peak_bytes
+from benchmarks.usage import activation_bytes
 
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
 
@@ -50,13 +51,8 @@ def peak_memory(model: nn.Module, x: torch.Tensor) -> int:
     """Bytes of the weights and of the activations alive at once."""
     if x.device.type != "cuda":
         return model_bytes(model) + peak_bytes(model, x)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    start = torch.cuda.memory_allocated()
     with torch.inference_mode():
-        model(x)
-    torch.cuda.synchronize()
-    return model_bytes(model) + torch.cuda.max_memory_allocated() - start
+        return model_bytes(model) + activation_bytes(lambda: model(x), "cuda")
 
 
 def measure(before: nn.Module, after: nn.Module, x: torch.Tensor, budget: float, tick: Any) -> dict[str, Any]:

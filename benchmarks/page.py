@@ -59,7 +59,7 @@ def section(rows: list[Row], stem: Path, page: Path) -> str:
     machine = rows[0]["machine"]
     pictures = [path for path in plot_files(stem) if path.exists()]
     links = [f"![{PICTURES[path.stem.split('-')[-1]]}]({_relative(path, page)})" for path in pictures]
-    title = f"## {machine['gpu'] or machine['processor']}, {machine['threads']} CPU thread(s)"
+    title = f"### {machine['gpu'] or machine['processor']}, {machine['threads']} CPU thread(s)"
     return "\n\n".join([title, describe(rows), *links, tables.markdown(rows)])
 
 
@@ -84,7 +84,7 @@ def render(results: Path, page: Path) -> str:
     checks = results / "correctness.json"
     if checks.exists():
         rows = Results.open(checks).rows
-        title = f"## {rows[0]['machine']['gpu']}: merged models against float64, in float32"
+        title = f"### {rows[0]['machine']['gpu']}: merged models against float64, in float32"
         parts.append(f"{title}\n\n{tables.checks(rows)}\n")
     return "\n".join(parts)
 

@@ -50,13 +50,14 @@ SELECTIONS: dict[str, tuple[Grid, ...]] = {
     ),
     "gpu": (
         Grid(SMALL, batches=(128,), **HALF),
-        Grid(SMALL, modes=("cudagraphs", "merge"), **HALF),
-        Grid(("repvgg_a0", "mobileone_s0", "fastvit_t8"), batches=(128,), modes=("compile",), **HALF),
+        Grid(SMALL, modes=("cudagraphs",), **HALF),
         Grid(("repvgg_a0", "mobileone_s0", "repghostnet_100"), batches=(1, 32), modes=("eager", "cudagraphs")),
-        Grid(("repvgg_a0", "mobileone_s0"), batches=(128,), modes=("freezing", "tensorrt"), **HALF),
+        Grid(("repvgg_a0", "mobileone_s0"), batches=(128,), modes=("compile",), **HALF),
+        Grid(("repvgg_a0", "mobileone_s0"), batches=BATCHES, **HALF),
+        Grid(("repvgg_a0",), batches=(128,), modes=("freezing", "tensorrt"), **HALF),
         Grid(("repvgg_b1", "mobileone_s4", "fastvit_sa12", TUTORIAL, "convnext_tiny"), batches=(128,), **HALF),
         Grid(("repvgg_a0", "mobileone_s0"), batches=(128,), dtypes=("bfloat16",), formats=FORMATS),
-        Grid(("repvgg_a0", "mobileone_s0"), batches=BATCHES, **HALF),
+        Grid(("mobileone_s0", "fastvit_t8"), batches=(128,), modes=("freezing", "compile"), **HALF),
     ),
     "full": (
         Grid(EVERY_MODEL, modes=("merge",)),

@@ -27,13 +27,16 @@ def activation_bytes(call: Callable[[], Any], device: str) -> int:
     return most
 
 
-def kernels(call: Callable[[], Any], device: str) -> int:
-    """Kernels that one call runs on the GPU; on the CPU the operators that it runs, views not counted."""
+def kernels(call: Callable[[], Any], device: str) -> int | None:
+    """Kernels that one call runs on the GPU; on the CPU the operators that it runs, views not counted.
+
+    None where the profiler is not allowed to see the GPU.
+    """
     if device == "cuda":
         events = _events(call, torch.profiler.ProfilerActivity.CUDA)
         on_device = (event for event in events if event.device_type() == torch.autograd.DeviceType.CUDA)
         kernels = (event for event in on_device if not event.is_user_annotation())
-        return sum(not event.name().startswith(("Memcpy", "Memset")) for event in kernels)
+        return sum(not event.name().startswith(("Memcpy", "Memset")) for event in kernels) or None
     with _Operators() as operators:
         call()
     return operators.count

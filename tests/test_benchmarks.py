@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -207,14 +208,15 @@ def test_the_gpu_run_checks_first_and_leaves_out_what_is_wrong(
     assert [(row["case"]["tf32"], row["ok"]) for row in checks] == [(False, True), (True, True)]
     assert f"| {TUTORIAL} |  off |" in (tmp_path / "summary.md").read_text()
 
-    monkeypatch.setattr(peers, "merges", lambda: {"fxrep": lambda model: nn.Sequential(model, nn.ReLU())})
     sys.argv.append("--fresh")
-    with pytest.raises(SystemExit) as ended:
-        gpu.main()
-    assert ended.value.code == 1
-    assert f"{TUTORIAL}, TF32 off: WRONG" in capsys.readouterr().err
-    rows = json.loads((tmp_path / "suite-cpu.json").read_text())["rows"]
-    assert not [row for row in rows if "model" in row["case"]]
+    for wrong, said in ((nn.ReLU(), "WRONG"), (nn.Linear(3, 3), "RuntimeError: ")):
+        monkeypatch.setattr(peers, "merges", lambda wrong=wrong: {"fxrep": lambda model: nn.Sequential(model, wrong)})
+        with pytest.raises(SystemExit) as ended:
+            gpu.main()
+        assert ended.value.code == 1
+        assert f"{TUTORIAL}, TF32 off: {said}" in capsys.readouterr().err
+        rows = json.loads((tmp_path / "suite-cpu.json").read_text())["rows"]
+        assert not [row for row in rows if "model" in row["case"]]
 
 
 @pytest.mark.parametrize("mode", ["onnxruntime", "openvino"])
@@ -257,6 +259,24 @@ def test_usage_counts_what_one_call_takes() -> None:
     x = torch.zeros(256)
     assert usage.activation_bytes(lambda: x.exp().exp().exp().exp(), "cpu") == 2 * x.nbytes
     assert usage.kernels(lambda: x.exp().view(16, 16).t().exp_(), "cpu") == 2
+
+
+def test_only_kernels_count_as_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def event(name: str, device: Any = torch.autograd.DeviceType.CUDA, annotation: bool = False) -> Any:
+        return SimpleNamespace(name=lambda: name, device_type=lambda: device, is_user_annotation=lambda: annotation)
+
+    seen = [
+        event("conv_kernel"),
+        event("relu_kernel"),
+        event("Memcpy HtoD"),
+        event("Memset (Device)"),
+        event("Torch-Compiled Region", annotation=True),
+        event("aten::conv2d", torch.autograd.DeviceType.CPU),
+    ]
+    monkeypatch.setattr(usage, "_events", lambda call, activity: seen)
+    assert usage.kernels(lambda: None, "cuda") == 2
+    seen.clear()
+    assert usage.kernels(lambda: None, "cuda") is None
 
 
 def test_a_selection_has_every_case_once_and_what_its_bounds_need() -> None:
