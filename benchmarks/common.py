@@ -169,15 +169,17 @@ def _processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit that is measured, with `-dirty` if the tree differs from it."""
-    here = Path(__file__).parent
+    """The commit that is measured, with `-dirty` if the tree differs from it in more than results."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no", ":/", ":(top,exclude)benchmarks/results")
+        return git("describe", "--always") + ("-dirty" if changed else "") or None
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip() or None
 
 
 @dataclass

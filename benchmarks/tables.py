@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import roofline
 from benchmarks.common import quartiles, ratio
+from benchmarks.modes import MODES
 from benchmarks.peers import AS_IS, FXREP
 from benchmarks.roofline import Layer
 
@@ -43,7 +44,9 @@ def markdown(rows: list[Row]) -> str:
 
 
 def timings(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if "batch" in row["case"]]
+    """The rows with latencies, eager first."""
+    order = list(MODES)
+    return sorted((row for row in rows if "batch" in row["case"]), key=lambda row: order.index(row["case"]["mode"]))
 
 
 def groups(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
