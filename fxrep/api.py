@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_leaves
 from .analysis.cost import Policy, PolicyName, policy_named
 from .capture import Observation, Piece, Tracer, check_model, owning_copy, structural_copy
 from .capture.exported import Exported, Shapes, is_exported, replace_content, runnable
-from .capture.walk import count_parameters, walk
+from .capture.walk import parameters_of, walk
+from .findings import make_report
 from .plan import Plan, make_plan
-from .report import Report, make_report
+from .report import Report
 from .rewrite import rewrite
 from .rewrite_flat import rewrite_flat
 
@@ -111,7 +112,7 @@ def _reparameterize_module(
 ) -> nn.Module:
     expected, observed = _observe(model, example_inputs)
     plan = make_plan(structural_copy(model), model, policy, observed, progress)
-    report = make_report(plan)
+    report, weights = make_report(plan, observed), parameters_of(model)
     result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
     undo = _Snapshot(result) if inplace else None
     try:
@@ -122,7 +123,7 @@ def _reparameterize_module(
         if undo:
             undo.restore()
         raise
-    report.parameters = report.parameters[0], count_parameters(result)
+    report.weigh(weights, parameters_of(result))
     vars(result)[REPORT] = report
     return result
 
@@ -137,14 +138,15 @@ def _reparameterize_exported(
     """The same for a graph whose modules have no forward of their own."""
     expected, _ = _observe(model, example_inputs)
     program = Exported(model)
-    parameters = program.parameters(model)
+    weights = program.parameters(model)
     plan = _plan_exported(program, policy, progress)
     report = make_report(plan)
     rewrite_flat(plan, program)
     result = program.finish(share=inplace)
     if expected is not None and example_inputs is not None:
         _require_equal(expected, _run(_with_own_buffers(runnable(result)), example_inputs))
-    report.model, report.parameters = type(model).__name__, (parameters, program.parameters(result))
+    report.model = type(model).__name__
+    report.weigh(weights, program.parameters(result))
     vars(result)[REPORT] = report
     if inplace:
         replace_content(model, result)
@@ -156,8 +158,18 @@ def _plan_exported(program: Exported, policy: Policy, progress: Callable[[int, i
     return make_plan(program.holder, program.holder, policy, Shapes(), progress, captured)
 
 
-def explain(model: nn.Module | ExportedProgram, *, policy: PolicyName = "default") -> Report:
+def explain(
+    model: nn.Module | ExportedProgram,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    policy: PolicyName = "default",
+) -> Report:
     """The report that ``reparameterize`` would give, without changing or copying anything.
+
+    Args:
+        model, policy: as for ``reparameterize``.
+        example_inputs: the positional arguments of a call. With them the report gives totals for that call. An
+            ``ExportedProgram`` knows its shapes.
 
     Raises:
         TypeError, ValueError: as ``reparameterize``.
@@ -165,20 +177,22 @@ def explain(model: nn.Module | ExportedProgram, *, policy: PolicyName = "default
     check_model(model)
     if is_exported(model):
         program = Exported(model)
-        parameters = program.parameters(model)
+        weights = program.parameters(model)
         with torch.no_grad(), _collector_paused():
             plan = _plan_exported(program, policy_named(policy))
             report = make_report(plan)
             rewrite_flat(plan, program)
             result = program.finish(share=True)
-        report.model, report.parameters = type(model).__name__, (parameters, program.parameters(result))
+        report.model = type(model).__name__
+        report.weigh(weights, program.parameters(result))
         return report
     assert isinstance(model, nn.Module)
     with torch.no_grad(), _collector_paused():
-        plan = make_plan(structural_copy(model), model, policy_named(policy))
-        report = make_report(plan)
+        _, observed = _observe(model, example_inputs)
+        plan = make_plan(structural_copy(model), model, policy_named(policy), observed)
+        report = make_report(plan, observed)
         rewrite(plan, plan.model)
-    report.parameters = report.parameters[0], count_parameters(plan.model)
+    report.weigh(parameters_of(model), parameters_of(plan.model))
     return report
 
 

@@ -1,66 +1,94 @@
-"""What was merged, what was left alone, and why, in words that a user of the model can act on."""
+"""What was merged, what was left alone, why, and what it saves: plain data that prints, saves and shows itself."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor
 
-from .analysis import effects
-from .capture.tracer import builtin_type, is_number, join
-from .capture.walk import count_parameters, first_paths
-from .convmap import ConvMap
-from .cover.regions import Analysis
-from .plan import Merge, Plan
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-ADDS = {
-    "add",
-    "add_",
-    "iadd",
-    "sub",
-    "isub",
-    "sub_",
-    "__add__",
-    "__iadd__",
-    "__sub__",
-    "__isub__",
-    "__radd__",
-    "__rsub__",
-}
-
+WIDTH = 100  # of the printed table
 
 KINDS = {"conv": "convolutions", "linear": "linear layers", "norm": "batch norms", "add": "adds"}
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What a computation takes.
+
+    ``macs`` are multiply-accumulates; ``bytes``, what its operators read and write of activations, each on its own;
+    ``parameters``, the numbers in its weights; ``kernels``, its operators. ``macs`` and ``bytes`` are those of one call
+    of the model if the shapes of the inputs are known, else those of one position of the output, or None where there is
+    no one output.
+    """
+
+    macs: int | None = 0
+    parameters: int = 0
+    bytes: int | None = 0
+    kernels: int = 0
+
+
+@dataclass(frozen=True)
+class Box:
+    """An operator or a value in a drawing: ``kind`` is "value", "conv", "norm", "add", "merged" or the like."""
+
+    kind: str
+    label: str
+    detail: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A small graph, to be drawn: ``arrows`` are pairs of places in ``boxes``."""
+
+    boxes: tuple[Box, ...] = ()
+    arrows: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Merged:
-    """One merge: ``name`` is the path of the new convolution; ``error`` is that of its proof, in float64."""
+    """One merge: ``name`` is the path of the new convolution; ``error`` is that of its proof, in float64.
+
+    ``positions`` is how many positions its output has in one call of the model: the figures are those of all of them.
+    None where the shapes are not known: the figures are those of one position. ``drawings`` show the operators before
+    and after; ``place`` is where in the program it is.
+    """
 
     name: str
     operators: dict[str, int]
     convolution: str
     error: float
     calls: int = 1
+    before: Figures = Figures()
+    after: Figures = Figures()
+    positions: int | None = None
+    drawings: tuple[Drawing, Drawing] = (Drawing(), Drawing())
+    place: int = 0
 
 
 @dataclass(frozen=True)
 class Kept:
-    """An operator that is still there: ``kind`` is "conv", "linear", "norm" or "add"."""
+    """An operator that is still there: ``kind`` is "conv", "linear", "norm" or "add", ``path`` whose code it is in."""
 
     kind: str
     name: str
     reason: str
+    path: str = ""
+    place: int = 0
 
 
 @dataclass
 class Report:
-    """``print`` it for a table; ``to_dict`` for machines.
+    """``print`` it for a table; ``to_dict`` for machines; ``to_html`` for a page; a notebook shows the page.
 
     ``before`` and ``after`` count the operators of each kind in the traced program; ``opaque`` says, by path, which
-    modules were not looked into and why.
+    modules were not looked into and why. ``total`` holds the figures before and after of all operators that fxrep
+    reads; those of the others, such as activations and attention, are the same before and after. ``inputs`` are the
+    shapes that the figures are for, if they are known. ``parameters`` and ``weight_bytes`` are those of all weights.
     """
 
     model: str
@@ -70,142 +98,197 @@ class Report:
     before: dict[str, int] = field(default_factory=dict)
     after: dict[str, int] = field(default_factory=dict)
     parameters: tuple[int, int] = (0, 0)
+    weight_bytes: tuple[int, int] = (0, 0)
+    total: tuple[Figures, Figures] = (Figures(None, 0, None), Figures(None, 0, None))
+    inputs: list[tuple[int, ...]] | None = None
+
+    @property
+    def refused(self) -> list[Kept]:
+        """What is left of norms and adds, which a merge would have taken in."""
+        return [k for k in self.kept if k.kind not in ("conv", "linear")]
+
+    def weigh(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+        """Note what the weights before and after hold."""
+        counts = [sum(t.numel() for t in tensors) for tensors in (before, after)]
+        sizes = [sum(t.nbytes for t in tensors) for tensors in (before, after)]
+        self.parameters, self.weight_bytes = (counts[0], counts[1]), (sizes[0], sizes[1])
+        sides = (replace(side, parameters=n) for side, n in zip(self.total, counts, strict=True))
+        self.total = next(sides), next(sides)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "parameters": list(self.parameters)}
+        """The report as JSON has it."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Report:
+        """The report that ``to_dict`` gave, also after it has been through JSON; what it does not know is left out.
+
+        Raises:
+            ValueError: this is something else.
+        """
+        try:
+            return _report(saved)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"this is not a report that fxrep saved: {error!r}") from error
+
+    def to_html(self) -> str:
+        """One page for a browser, with drawings; it needs nothing but itself."""
+        from .web.page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        from .web.page import frame
+
+        return frame(self)
 
     def __str__(self) -> str:
-        lines = [f"fxrep: {self.model}", ""]
+        return "\n".join([*self._summary(), "", *self._merges(), *self._left()])
+
+    # ------------------------------------------------------------------------------------------------------- the table
+    def _summary(self) -> list[str]:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.inputs or ())
         table: list[tuple[str, ...]] = [("", "before", "after")]
         for kind, name in KINDS.items():
             if kind != "linear" or self.before.get(kind) != self.after.get(kind):
                 table.append((name, str(self.before.get(kind, 0)), str(self.after.get(kind, 0))))
         table.append(("parameters", *(f"{n:,}" for n in self.parameters)))
-        lines += _columns(table)
-        if self.merged:
-            lines += ["", f"merged ({len(self.merged)}):"]
-            lines += _columns([(m.name, f"{_count(m.operators)} -> {m.convolution}") for m in self.merged], indent=2)
-            worst = max(m.error for m in self.merged)
-            lines.append(f"  each proved in float64; largest relative error {worst:.1e}")
-        else:
-            lines += ["", "nothing to merge"]
-        left = [k for k in self.kept if k.kind not in ("conv", "linear")]
-        if left:
-            lines += ["", f"left alone ({len(left)}):"]
-            lines += [f"  {k.name}: {k.reason}" for k in left]
+        before, after = self.total
+        table.append(("kernels", str(before.kernels), str(after.kernels)))
+        if before.macs is not None and after.macs is not None:
+            table.append(("MACs", scaled(before.macs), scaled(after.macs)))
+        if before.bytes is not None and after.bytes is not None:
+            table.append(("bytes", scaled(before.bytes), scaled(after.bytes)))
+        return [f"fxrep: {self.model}{f', input {shapes}' if shapes else ''}", "", *_columns(table)]
+
+    def _merges(self) -> list[str]:
+        if not self.merged:
+            return ["nothing to merge"]
+        rows = [_row(m) for m in self.merged]
+        heading = (f"merged ({len(rows)}):", "MACs", "parameters", "bytes", "kernels")
+        widths = [max(map(len, column)) for column in zip(heading[1:], *(figures for _, figures in rows), strict=True)]
+        room = min(max(len(heading[0]), *(len(name) + 2 for name, _ in rows)), WIDTH - sum(widths) - 2 * len(widths))
+        lines = [_line(heading[0], heading[1:], room, widths)]
+        for merge, (name, figures) in zip(self.merged, rows, strict=True):
+            if len(name) + 2 > room:
+                lines += [f"  {name}"]
+                name = ""
+            lines.append(_line(f"  {name}", figures, room, widths))
+            lines += _wrapped(f"{say(merge.operators)} -> {merge.convolution}", "    ")
+        lines += _wrapped(self._units(), "  ")
+        lines.append(f"  each proved in float64; largest relative error {max(m.error for m in self.merged):.1e}")
+        return lines
+
+    def _units(self) -> str:
+        one = "for one position of the output of each merge" + ("" if self.inputs else ": example_inputs give totals")
+        if all(m.positions is None for m in self.merged):
+            return f"MACs and bytes are {one}; {UNITS}"
+        some = f"; those marked * {one}" if any(m.positions is None for m in self.merged) else ""
+        return f"MACs and bytes are for one call of the model{some}; {UNITS}"
+
+    def _left(self) -> list[str]:
+        lines: list[str] = []
+        if self.refused:
+            lines += ["", f"left alone ({len(self.refused)}):"]
+            lines += [line for k in self.refused for line in _wrapped(f"{k.name}: {k.reason}", "  ")]
         if self.opaque:
             lines += ["", f"not looked into ({len(self.opaque)}):"]
-            lines += [f"  '{path}': {reason}" for path, reason in self.opaque.items()]
-        return "\n".join(lines)
+            lines += [line for path, why in self.opaque.items() for line in _wrapped(f"'{path}': {why}", "  ")]
+        return lines
 
 
-def make_report(plan: Plan) -> Report:
-    """Read the report off a plan."""
-    model = plan.model
-    names = first_paths(model)
-    count = count_parameters(model)
-    report = Report(type(model).__name__, parameters=(count, count))
-    report.opaque = {names.get(module, "") or type(module).__name__: reason for module, reason in plan.opaque.items()}
-    report.merged = [_merged(merge) for merge in plan.merges]
-    before: Counter[str] = Counter()
-    gone: Counter[str] = Counter()
-    for merge in plan.merges:
-        for placement in merge.placements:
-            region = placement.region
-            gone.subtract("conv" if conv.taps else "linear" for conv in region.convolutions)
-            gone["add"] -= len(region.form.terms) - 1
-    merged = {n: p.region.program for merge in plan.merges for p in merge.placements for n in p.region.nodes}
-    gone.update(kind for node, program in merged.items() if (kind := _kind(program, node)))
-    for analysis in plan.analyses:
-        for node in analysis.program.nodes:
-            kind = _kind(analysis.program, node)
-            if kind and analysis.program.constant(node) is None:
-                before[kind] += 1
-                if node not in merged:
-                    report.kept.append(Kept(kind, analysis.program.describe(node), _reason(analysis, node)))
-    report.before = dict(before)
-    report.after = {kind: count - gone[kind] for kind, count in before.items()}
-    return report
+UNITS = "bytes are activations read and written by its operators (kernels), weights not counted"
 
 
-def _columns(rows: list[tuple[str, ...]], indent: int = 0) -> list[str]:
+def scaled(number: int, unit: str = "") -> str:
+    """A number with three digits and a prefix.
+
+    >>> scaled(7), scaled(1234), scaled(13_400_000, "B")
+    ('7', '1.23k', '13.4 MB')
+    """
+    value, prefixes = float(number), ["", "k", "M", "G", "T", "P"]
+    while value >= (1000 if not prefixes[0] else 999.5) and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    digits = 0 if not prefixes[0] or value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f}{' ' if unit else ''}{prefixes[0]}{unit}"
+
+
+def say(operators: dict[str, int]) -> str:
+    """Counts by kind in words: "2 conv + 1 add"."""
+    order = [*KINDS]
+    kinds = sorted(operators, key=lambda kind: order.index(kind) if kind in order else len(order))
+    return " + ".join(f"{operators[kind]} {kind}" for kind in kinds)
+
+
+def _row(merge: Merged) -> tuple[str, tuple[str, ...]]:
+    """The name of a merge, and its figures before and after."""
+    before, after = merge.before, merge.after
+    mark = "*" if merge.positions is None else ""
+    return merge.name, (
+        f"{scaled(before.macs or 0)} -> {scaled(after.macs or 0)}{mark}",
+        f"{scaled(before.parameters)} -> {scaled(after.parameters)}",
+        f"{scaled(before.bytes or 0)} -> {scaled(after.bytes or 0)}{mark}",
+        f"{before.kernels} -> {after.kernels}",
+    )
+
+
+def _line(first: str, rest: Sequence[str], room: int, widths: Sequence[int]) -> str:
+    cells = (cell.rjust(width) for cell, width in zip(rest, widths, strict=True))
+    return "  ".join((first.ljust(room), *cells)).rstrip()
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [" " * indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _count(operators: dict[str, int]) -> str:
-    return " + ".join(f"{n} {kind}" for kind, n in operators.items())
+# ------------------------------------------------------------------------------------------------------------- and back
+def _plain(value: Any) -> Any:
+    """The same with lists for tuples, as JSON has it."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _merged(merge: Merge) -> Merged:
-    placement = merge.first
-    piece, region = placement.piece, placement.region
-    if placement.in_place:
-        name = join(piece.path, str(placement.site.target))
-    else:
-        owner = join(piece.path, piece.call_of[placement.site].path)
-        name = join(owner, next(n for n in merge.names if n is not None))
-    kinds = Counter(region.linear[n].kind for n in region.nodes if region.linear[n].kind)
-    conv = next(m for m in merge.modules if m is not None)
-    return Merged(name, dict(kinds), _describe(conv), region.error, len(merge.placements))
+def _known(kind: Any, saved: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: saved[f.name] for f in dataclasses.fields(kind) if f.name in saved}
 
 
-def _describe(conv: Any) -> str:
-    if isinstance(conv, nn.Linear):
-        return f"{conv.in_features} to {conv.out_features}"
-    kernel = "x".join(map(str, conv.kernel_size))
-    groups = f", {conv.groups} groups" if conv.groups > 1 else ""
-    stride = f", stride {'x'.join(map(str, conv.stride))}" if max(conv.stride) > 1 else ""
-    transposed = ", transposed" if conv.transposed else ""
-    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}{transposed}"
+def _report(saved: dict[str, Any]) -> Report:
+    known = _known(Report, saved)
+    inputs = known.get("inputs")
+    return Report(
+        **{
+            **known,
+            "merged": [_merged(merge) for merge in known["merged"]],
+            "kept": [Kept(**_known(Kept, kept)) for kept in known["kept"]],
+            "parameters": tuple(known["parameters"]),
+            "weight_bytes": tuple(known["weight_bytes"]),
+            "total": tuple(Figures(**_known(Figures, side)) for side in known["total"]),
+            "inputs": inputs if inputs is None else [tuple(shape) for shape in inputs],
+        }
+    )
 
 
-def _kind(program: Any, node: fx.Node) -> str | None:
-    """What the report counts an operator as."""
-    module = program.module(node)
-    if module is not None:
-        kind = builtin_type(module)
-        if isinstance(module, NORMS):
-            return "norm"
-        if kind is not None and issubclass(kind, nn.Linear):
-            return "linear"
-        return "conv" if kind is not None and issubclass(kind, nn.modules.conv._ConvNd) else None
-    if node.op not in ("call_function", "call_method"):
-        return None
-    name = effects.name_of(node)
-    if name.strip("_").removeprefix("r") in ADDS or name in ADDS:
-        return None if is_number(node) else "add"
-    if "batch_norm" in name:
-        return "norm"
-    if name == "linear":
-        return "linear"
-    return "conv" if name.startswith("conv") and (name == "convolution" or name.endswith(("1d", "2d", "3d"))) else None
+def _merged(saved: dict[str, Any]) -> Merged:
+    known = _known(Merged, saved)
+    sides = {side: Figures(**_known(Figures, known[side])) for side in ("before", "after")}
+    before, after = map(_drawing, known["drawings"])
+    return Merged(**{**known, **sides, "drawings": (before, after)})
 
 
-def _reason(analysis: Analysis, node: fx.Node) -> str:
-    program = analysis.program
-    if node in analysis.barriers:
-        return analysis.barriers[node]
-    if node in analysis.reasons:
-        return analysis.reasons[node]
-    linear, form = analysis.linear.get(node), analysis.form(node)
-    if linear is None or form is None:
-        return "it is not linear"
-    if linear.convolves:
-        return "nothing to merge it with"
-    if form.notes:
-        return "; ".join(form.notes)
-    if len(form.terms) > 1:
-        sources = " and ".join(program.describe(t.source) for t in form.terms[:3])
-        return f"adds values of different origin: {sources}"
-    term = form.terms[0]
-    if isinstance(term.map, ConvMap):
-        return "part of a merge that was left alone"
-    for user in node.users:  # it might have gone into what reads it
-        reads = analysis.linear.get(user)
-        if reads is not None and reads.composes and user in analysis.reasons:
-            return f"it cannot go into {program.describe(user)}: {analysis.reasons[user]}"
-    linear_source = analysis.linear.get(term.source)
-    if linear_source is not None and len(program.readers(term.source)) > 1:
-        return f"its input, {program.describe(term.source)}, is used elsewhere too"
-    return f"its input comes from {program.describe(term.source)}, not from a convolution"
+def _drawing(saved: dict[str, Any]) -> Drawing:
+    boxes = tuple(Box(**_known(Box, box)) for box in saved["boxes"])
+    arrows = tuple((int(start), int(end)) for start, end in saved["arrows"])
+    if any(not 0 <= i < len(boxes) for arrow in arrows for i in arrow):
+        raise ValueError("an arrow leads nowhere")
+    return Drawing(boxes, arrows)

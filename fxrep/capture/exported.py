@@ -176,11 +176,11 @@ class Exported:
         """Modules that the graph calls and that nobody looks into, for the report."""
         return {m: reason for m, reason in self.piece.opaque.items() if type(m).__module__ != GUARDS}
 
-    def parameters(self, model: ExportedProgram | fx.GraphModule) -> int:
-        """How many numbers the parameters of ``model`` hold, which is the program before or after, each once."""
+    def parameters(self, model: ExportedProgram | fx.GraphModule) -> list[nn.Parameter]:
+        """The parameters of ``model``, which is the program before or after, each once."""
         lifted = (find_tensor(self.holder, path) for path in self.inputs.keys() - self.dead)
         inputs = [t for t in lifted if isinstance(t, nn.Parameter)] if isinstance(model, fx.GraphModule) else []
-        return sum(p.numel() for p in {id(p): p for p in (*model.parameters(), *inputs)}.values())
+        return list({id(p): p for p in (*model.parameters(), *inputs)}.values())
 
     # -------------------------------------------------------------------------------------------------------- the edit
     def add(self, path: str, value: nn.Parameter) -> fx.Node:

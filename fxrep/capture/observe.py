@@ -1,36 +1,65 @@
-"""How many axes the values of a model have, seen on a run with example inputs."""
+"""The shapes of the values of a model, seen on a run with example inputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .tracer import Piece, join
-from .walk import walk
+from .walk import first_paths, walk, walk_paths
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A call of a module: what went in and what came out, with tensors on the meta device: shapes without content."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
 
 
 @dataclass
 class Observation:
-    """The numbers of axes of each module's first input and of its output, by path; -1 where calls differ."""
+    """The numbers of axes of each module's first input and of its output, by path; -1 where calls differ.
+
+    ``calls`` are all calls of each module, by its first path; ``names``, the first path for every path.
+    """
 
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, list[Seen]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     def watch(self, model: nn.Module) -> None:
         """Record every call of a module of ``model`` from now on."""
 
         def hook(path: str) -> Any:
-            def record(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-                if inputs:
-                    _note(self.inputs, path, inputs[0])
+            def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                if args:
+                    _note(self.inputs, path, args[0])
                 _note(self.outputs, path, output)
+                seen = Seen(*tree_map_only(Tensor, on_meta, (args, kwargs, output)))
+                self.calls.setdefault(path, []).append(seen)
 
             return record
 
         for path, module in walk(model):
-            module.register_forward_hook(hook(path))
+            module.register_forward_hook(hook(path), with_kwargs=True)
+        first = first_paths(model)
+        self.names = {path: first[module] for path, module in walk_paths(model)}
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the tensors that the model was called with."""
+        leaves = [leaf for call in self.seen("") for leaf in tree_leaves((call.args, call.kwargs))]
+        return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def seen(self, path: str) -> list[Seen]:
+        """The calls of the module at any path to it."""
+        return self.calls.get(self.names[path], []) if path in self.names else []
 
     def ranks(self, piece: Piece) -> dict[fx.Node, int]:
         """The number of spatial axes of the values of ``piece`` that enter or leave a module."""
@@ -50,6 +79,13 @@ class Observation:
                 seen(node.args[0] if node.args else None, self.inputs.get(path))
                 seen(node, self.outputs.get(path))
         return found
+
+
+def on_meta(tensor: Tensor) -> Tensor | None:
+    """A tensor of the same shape and type without content; None for what is not a plain array."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return None
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _note(axes: dict[str, int], path: str, value: Any) -> None:

@@ -67,7 +67,12 @@ def tensors(root: nn.Module) -> Iterator[Tensor]:
                     yield tensor
 
 
+def parameters_of(root: nn.Module) -> list[nn.Parameter]:
+    """A model's parameters, each once."""
+    found = {id(p): p for _, module in walk(root) for p in module._parameters.values() if p is not None}
+    return list(found.values())
+
+
 def count_parameters(root: nn.Module) -> int:
     """How many numbers a model's parameters hold, each parameter once."""
-    parameters = {id(p): p for _, module in walk(root) for p in module._parameters.values() if p is not None}
-    return sum(p.numel() for p in parameters.values())
+    return sum(p.numel() for p in parameters_of(root))

@@ -1,0 +1,217 @@
+"""Read the report off a plan: what is merged, what stays and why, what both take, and the drawings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from . import account
+from .analysis import effects
+from .analysis.program import Program
+from .analysis.sizes import Sizes, shape_of, sizes_of
+from .capture.exported import ExportedPiece, fake_value
+from .capture.observe import Observation
+from .capture.tracer import builtin_type, is_number, join
+from .capture.walk import count_parameters, first_paths
+from .convmap import ConvMap
+from .cover.regions import Analysis
+from .drawing import draw_after, draw_before
+from .plan import Merge, Plan
+from .report import Figures, Kept, Merged, Report
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+ADDS = {
+    "add",
+    "add_",
+    "iadd",
+    "sub",
+    "isub",
+    "sub_",
+    "__add__",
+    "__iadd__",
+    "__sub__",
+    "__isub__",
+    "__radd__",
+    "__rsub__",
+}
+
+
+def make_report(plan: Plan, observed: Observation | None = None) -> Report:
+    """What ``plan`` does; with what was ``observed`` of the shapes, the figures are totals."""
+    model = plan.model
+    names = first_paths(model)
+    count = count_parameters(model)
+    report = Report(type(model).__name__, parameters=(count, count))
+    report.opaque = {names.get(module, "") or type(module).__name__: reason for module, reason in plan.opaque.items()}
+    sizes = {a.program: sizes_of(a.program.piece, observed) for a in plan.analyses}
+    places = _places(plan.analyses)
+    report.merged = [replace(_merged(merge, sizes), place=places[merge.region.root]) for merge in plan.merges]
+    before: Counter[str] = Counter()
+    gone: Counter[str] = Counter()
+    for merge in plan.merges:
+        for placement in merge.placements:
+            region = placement.region
+            gone.subtract("conv" if conv.taps else "linear" for conv in region.convolutions)
+            gone["add"] -= len(region.form.terms) - 1
+    merged = {n: p.region.program for merge in plan.merges for p in merge.placements for n in p.region.nodes}
+    gone.update(kind for node, program in merged.items() if (kind := _kind(program, node)))
+    for analysis in plan.analyses:
+        program = analysis.program
+        for node in program.nodes:
+            kind = _kind(program, node)
+            if kind and program.constant(node) is None:
+                before[kind] += 1
+                if node not in merged:
+                    reason, path = _reason(analysis, node), _owner(program, node, kind)
+                    report.kept.append(Kept(kind, program.describe(node), reason, path, places[node]))
+    report.before = dict(before)
+    report.after = {kind: count - gone[kind] for kind, count in before.items()}
+    report.total = _total(plan, sizes, merged)
+    if all(sizes.values()):
+        report.inputs = _inputs(plan.analyses, observed)
+    return report
+
+
+def _owner(program: Program, node: fx.Node, kind: str) -> str:
+    """The path of the module whose code a node comes from."""
+    path = program.path(program.piece.where(node))
+    # what torch.export knows of a layer's operator is the layer
+    return path.rpartition(".")[0] if program.piece.flat and kind != "add" else path
+
+
+def _places(analyses: Iterable[Analysis]) -> dict[fx.Node, int]:
+    nodes = (node for analysis in analyses for node in analysis.program.nodes)
+    return {node: i for i, node in enumerate(nodes)}
+
+
+def _inputs(analyses: list[Analysis], observed: Observation | None) -> list[tuple[int, ...]] | None:
+    """The shapes that the sizes are for."""
+    pieces = [a.program.piece for a in analyses]
+    if pieces and isinstance(pieces[0], ExportedPiece):
+        given = (fake_value(n) for n in pieces[0].graph.find_nodes(op="placeholder") if n.users)
+        shapes = (shape_of(value) for value in given if value is not None)
+        return [shape for shape in shapes if shape is not None]
+    return observed.shapes() if observed is not None else None
+
+
+def _merged(merge: Merge, sizes: dict[Program, Sizes | None]) -> Merged:
+    placement = merge.first
+    piece, region = placement.piece, placement.region
+    if placement.in_place:
+        name = join(piece.path, str(placement.site.target))
+    else:
+        owner = join(piece.path, piece.call_of[placement.site].path)
+        name = join(owner, next(n for n in merge.names if n is not None))
+    kinds = Counter(region.linear[n].kind for n in region.nodes if region.linear[n].kind)
+    conv = next(m for m in merge.modules if m is not None)
+    before, after, positions = _figures(merge, sizes)
+    drawings = draw_before(region), draw_after(region, merge.modules, name)
+    return Merged(
+        name, dict(kinds), _describe(conv), region.error, len(merge.placements), before, after, positions, drawings
+    )
+
+
+def _describe(conv: Any) -> str:
+    if isinstance(conv, nn.Linear):
+        return f"{conv.in_features} to {conv.out_features}"
+    kernel = "x".join(map(str, conv.kernel_size))
+    groups = f", {conv.groups} groups" if conv.groups > 1 else ""
+    stride = f", stride {'x'.join(map(str, conv.stride))}" if max(conv.stride) > 1 else ""
+    transposed = ", transposed" if conv.transposed else ""
+    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}{transposed}"
+
+
+def _kind(program: Any, node: fx.Node) -> str | None:
+    """What the report counts an operator as."""
+    module = program.module(node)
+    if module is not None:
+        kind = builtin_type(module)
+        if isinstance(module, NORMS):
+            return "norm"
+        if kind is not None and issubclass(kind, nn.Linear):
+            return "linear"
+        return "conv" if kind is not None and issubclass(kind, nn.modules.conv._ConvNd) else None
+    if node.op not in ("call_function", "call_method"):
+        return None
+    name = effects.name_of(node)
+    if name.strip("_").removeprefix("r") in ADDS or name in ADDS:
+        return None if is_number(node) else "add"
+    if "batch_norm" in name:
+        return "norm"
+    if name == "linear":
+        return "linear"
+    return "conv" if name.startswith("conv") and (name == "convolution" or name.endswith(("1d", "2d", "3d"))) else None
+
+
+def _reason(analysis: Analysis, node: fx.Node) -> str:
+    program = analysis.program
+    if node in analysis.barriers:
+        return analysis.barriers[node]
+    if node in analysis.reasons:
+        return analysis.reasons[node]
+    linear, form = analysis.linear.get(node), analysis.form(node)
+    if linear is None or form is None:
+        return "it is not linear"
+    if linear.convolves:
+        return "nothing to merge it with"
+    if form.notes:
+        return "; ".join(form.notes)
+    if len(form.terms) > 1:
+        sources = " and ".join(program.describe(t.source) for t in form.terms[:3])
+        return f"adds values of different origin: {sources}"
+    term = form.terms[0]
+    if isinstance(term.map, ConvMap):
+        return "part of a merge that was left alone"
+    for user in node.users:  # it might have gone into what reads it
+        reads = analysis.linear.get(user)
+        if reads is not None and reads.composes and user in analysis.reasons:
+            return f"it cannot go into {program.describe(user)}: {analysis.reasons[user]}"
+    linear_source = analysis.linear.get(term.source)
+    if linear_source is not None and len(program.readers(term.source)) > 1:
+        return f"its input, {program.describe(term.source)}, is used elsewhere too"
+    return f"its input comes from {program.describe(term.source)}, not from a convolution"
+
+
+# ---------------------------------------------------------------------------------------------------------- the figures
+def _figures(merge: Merge, sizes: dict[Program, Sizes | None]) -> tuple[Figures, Figures, int | None]:
+    """What a merge takes before and after, and how many positions its output has in one call of the model."""
+    regions = [placement.region for placement in merge.placements]
+    sides = [(account.before(r, sizes[r.program]), account.after(r, sizes[r.program])) for r in regions]
+    before, after = (account.add_up(side) for side in zip(*sides, strict=True))
+    roots = [known.get(r.root) if (known := sizes[r.program]) is not None else None for r in regions]
+    channels = merge.region.convolutions[0].out_channels
+    positions: int | None = sum(size.elements // channels for size in roots if size is not None)
+    if before is None or after is None or None in roots:
+        before, after, positions = account.before(regions[0], None), account.after(regions[0], None), None
+    assert before is not None
+    assert after is not None
+    made = sum(p.numel() for module in merge.modules if module is not None for p in module.parameters())
+    read = sum(p.numel() for p in account.parameters(regions))
+    return replace(before, parameters=read), replace(after, parameters=made), positions
+
+
+def _total(plan: Plan, sizes: dict[Program, Sizes | None], merged: dict[fx.Node, Program]) -> tuple[Figures, Figures]:
+    """All operators that fxrep reads, before and after."""
+    before, after = Figures(), Figures()
+    unknown = Figures(None, 0, None, 1)
+    for analysis in plan.analyses:
+        program, known = analysis.program, sizes[analysis.program]
+        for node in program.operators:
+            linear = analysis.linear.get(node)
+            if program.constant(node) is not None or not (linear.kind if linear else _kind(program, node)):
+                continue
+            found = account.operator(program, node, linear, known or {}) or unknown
+            before = account.plus(before, found)
+            if node not in merged:
+                after = account.plus(after, found)
+    for merge in plan.merges:
+        for region in (placement.region for placement in merge.placements):
+            made = account.after(region, sizes[region.program] or {})
+            if made is None and (made := account.after(region, None)) is not None:
+                made = replace(made, macs=None, bytes=None)
+            after = account.plus(after, made or unknown)
+    return before, after
