@@ -20,13 +20,11 @@ from .capture.exported import Exported, Shapes, is_exported, replace_content, ru
 from .capture.walk import parameters_of, walk
 from .findings import make_report
 from .plan import Plan, make_plan
-from .report import Report
+from .report import REPORT, Report
 from .rewrite import rewrite
 from .rewrite_flat import rewrite_flat
 
 M = TypeVar("M", bound=nn.Module)
-
-REPORT = "_fxrep_report"
 
 
 @overload
@@ -197,7 +195,7 @@ def explain(
 
 
 def report(result: nn.Module | ExportedProgram) -> Report:
-    """What ``reparameterize`` did to make ``result``: print it.
+    """What ``reparameterize`` did to make ``result``, also if ``load`` read it back: print it.
 
     Raises:
         ValueError: ``result`` was not made by ``reparameterize``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from torch import fx, nn
 
@@ -39,10 +39,13 @@ def draw_before(region: Region) -> Drawing:
     return Drawing(tuple(boxes), tuple(arrows))
 
 
-def draw_after(region: Region, modules: Sequence[nn.Module | None], name: str) -> Drawing:
-    """The convolutions that a region becomes, and their sum."""
+def draw_after(region: Region, modules: Sequence[nn.Module | None], names: Mapping[fx.Node, str]) -> Drawing:
+    """The convolutions that a region becomes, and their sum; ``names`` are those of what each merge gives, by root."""
     sources = list(dict.fromkeys(term.source for term in region.form.terms))
-    boxes = [value_box(region.program, source) for source in sources]
+    boxes = [
+        Box("value", "convolution", path=names[source]) if source in names else value_box(region.program, source)
+        for source in sources
+    ]
     arrows: list[tuple[int, int]] = []
     summands: list[int] = []
     for term, module in zip(region.form.terms, modules, strict=True):
@@ -50,7 +53,7 @@ def draw_after(region: Region, modules: Sequence[nn.Module | None], name: str) -
         if module is not None:
             assert isinstance(term.map, ConvMap)
             arrows.append((at, len(boxes)))
-            boxes.append(Box("merged", *_words(term.map), name))
+            boxes.append(Box("merged", *_words(term.map), names[region.root]))
         elif float(term.factor) != 1:
             arrows.append((at, len(boxes)))
             boxes.append(Box("scale", f"times {float(term.factor):.3g}"))
@@ -63,7 +66,9 @@ def draw_after(region: Region, modules: Sequence[nn.Module | None], name: str) -
 
 def value_box(program: Program, node: fx.Node) -> Box:
     """A value that a merge reads."""
-    return Box("value", program.describe(node), path=path_of(program, node))
+    if node.op == "placeholder":
+        return Box("value", program.describe(node))
+    return Box("value", _named_like(program, node), path=path_of(program, node))
 
 
 def path_of(program: Program, node: fx.Node) -> str:
@@ -96,7 +101,7 @@ def _goes_into_a_sum(region: Region, node: fx.Node) -> bool:
 
 def _operator_box(region: Region, node: fx.Node, summands: int) -> Box:
     program, linear = region.program, region.linear[node]
-    path, module = path_of(program, node), program.module(node)
+    path = path_of(program, node)
     map = map_of(linear) if linear.kind in (*CONVOLUTIONS, "pool") else None
     if isinstance(map, ConvMap):
         return Box(linear.kind, *_words(map), path)
@@ -105,8 +110,13 @@ def _operator_box(region: Region, node: fx.Node, summands: int) -> Box:
     label = {"add": f"sum of {summands}", "scale": "times a constant", "add constant": "plus a constant"}
     if linear.kind == "add" and not _is_sum(region, node):
         return Box("add", "difference", path=path)
-    named = type(module).__name__ if module is not None else effects.name_of(node)
-    return Box(linear.kind, label.get(linear.kind, named), path=path)
+    return Box(linear.kind, label.get(linear.kind) or _named_like(program, node), path=path)
+
+
+def _named_like(program: Program, node: fx.Node) -> str:
+    """The class or the function that a node calls."""
+    module = program.module(node)
+    return type(module).__name__ if module is not None else effects.name_of(node) or str(node.target)
 
 
 def _words(map: ConvMap) -> tuple[str, str]:

@@ -49,7 +49,8 @@ def make_report(plan: Plan, observed: Observation | None = None) -> Report:
     report.opaque = {names.get(module, "") or type(module).__name__: reason for module, reason in plan.opaque.items()}
     sizes = {a.program: sizes_of(a.program.piece, observed) for a in plan.analyses}
     places = _places(plan.analyses)
-    report.merged = [replace(_merged(merge, sizes), place=places[merge.region.root]) for merge in plan.merges]
+    convolutions = {p.region.root: _name(merge) for merge in plan.merges for p in merge.placements}
+    report.merged = [_merged(merge, sizes, convolutions, places[merge.region.root]) for merge in plan.merges]
     before: Counter[str] = Counter()
     gone: Counter[str] = Counter()
     for merge in plan.merges:
@@ -98,20 +99,32 @@ def _inputs(analyses: list[Analysis], observed: Observation | None) -> list[tupl
     return observed.shapes() if observed is not None else None
 
 
-def _merged(merge: Merge, sizes: dict[Program, Sizes | None]) -> Merged:
+def _name(merge: Merge) -> str:
+    """The path of the convolution that a merge makes, of the first if there are several."""
     placement = merge.first
-    piece, region = placement.piece, placement.region
+    piece = placement.piece
     if placement.in_place:
-        name = join(piece.path, str(placement.site.target))
-    else:
-        owner = join(piece.path, piece.call_of[placement.site].path)
-        name = join(owner, next(n for n in merge.names if n is not None))
+        return join(piece.path, str(placement.site.target))
+    owner = join(piece.path, piece.call_of[placement.site].path)
+    return join(owner, next(n for n in merge.names if n is not None))
+
+
+def _merged(merge: Merge, sizes: dict[Program, Sizes | None], names: dict[fx.Node, str], place: int) -> Merged:
+    region = merge.region
     kinds = Counter(region.linear[n].kind for n in region.nodes if region.linear[n].kind)
     conv = next(m for m in merge.modules if m is not None)
     before, after, positions = _figures(merge, sizes)
-    drawings = draw_before(region), draw_after(region, merge.modules, name)
     return Merged(
-        name, dict(kinds), _describe(conv), region.error, len(merge.placements), before, after, positions, drawings
+        names[region.root],
+        dict(kinds),
+        _describe(conv),
+        region.error,
+        len(merge.placements),
+        before,
+        after,
+        positions,
+        (draw_before(region), draw_after(region, merge.modules, names)),
+        place,
     )
 
 

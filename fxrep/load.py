@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .report import REPORT, Report
+
 FORMAT = 1
 
 
@@ -44,6 +46,8 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None, *, trust:
     try:
         apply(built, saved["structure"], trust=trust)
         _fill(built, weights, saved["weights"])
+        if "report" in saved:
+            vars(built)[REPORT] = _report(saved["report"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"'{path.with_suffix('.json')}' was not written by fxrep, or is damaged: {error!r}") from error
     except UserError as error:
@@ -86,9 +90,11 @@ def save(
         "weights": {"same": same, "buffers": [name for name in (*stored, *same) if name not in persistent]},
         "structure": describe(before, after),
     }
-    text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", _one_line, json.dumps(sidecar, indent=1)) + "\n"
+    text = re.sub(r"\[\s+([\d,\s]+?)\s+\]", _one_line, json.dumps(sidecar, indent=1))
+    if REPORT in vars(after):
+        text = f'{text[:-2]},\n "report": {json.dumps(vars(after)[REPORT].to_dict())}\n}}'
     safetensors.save_file(stored, path, metadata={"format": "pt"})
-    path.with_suffix(".json").write_text(text)
+    path.with_suffix(".json").write_text(text + "\n")
     return [path, path.with_suffix(".json")]
 
 
@@ -159,6 +165,14 @@ def _untied(found: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]
         stored[name] = value.clone() if storage in storages else value  # a file has no views
         storages.add(storage)
     return stored, same
+
+
+def _report(saved: Any) -> Report:
+    """The report of the merge; ``fxrep.report`` gives it."""
+    try:
+        return Report.from_dict(saved)
+    except ValueError as error:
+        raise TypeError(error) from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

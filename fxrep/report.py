@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+REPORT = "_fxrep_report"  # where a merged model has it
 WIDTH = 100  # of the printed table
 
 KINDS = {"conv": "convolutions", "linear": "linear layers", "norm": "batch norms", "add": "adds"}

@@ -107,17 +107,67 @@ def refused(place: Path, *arguments: object, code: int = 2) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ report
 def test_report(place: Path) -> None:
-    assert str(fxrep.explain(build("net.py:build", {}))) == call("report", "net.py:build").stdout.rstrip("\n")
+    x = torch.randn(1, 3, 16, 16)
+    expected = str(fxrep.explain(build("net.py:build", {}), (x,)))
+    assert call("report", "net.py:build", "-i", "1x3x16x16").stdout.rstrip("\n") == expected
     found = call_json("report", "net.py:build", "-a", "classes=3")
     assert [merge["name"] for merge in found["merged"]] == ["stem.merged", "block.merged"]
     assert (found["before"]["conv"], found["after"]["conv"]) == (4, 2)
+
+
+def test_a_report_as_a_page(place: Path) -> None:
+    result = call("report", "net.py:build", "-i", "1x3x16x16", "--html", "out.html")
+    assert result.stdout == "wrote out.html: 2 merges, 0 left alone\n"
+    text = (place / "out.html").read_text()
+    assert text == fxrep.explain(build("net.py:build", {}), (torch.randn(1, 3, 16, 16),)).to_html()
+    assert "stem.merged" in text
+    assert "'out.html' exists; --force replaces it" in refused(place, "report", "net.py:build", "--html", "out.html")
+    assert "no folder" in refused(place, "report", "net.py:build", "--html", "no/out.html")
+    call("report", "net.py:build", "--html", "out.html", "--force")
+
+
+def test_a_saved_report_is_shown_again(place: Path) -> None:
+    printed = call("report", "net.py:build").stdout
+    (place / "saved.json").write_text(call("report", "net.py:build", "--json").stdout)
+    assert call("report", "saved.json").stdout == printed
+    call("convert", "net.py:build", "-i", "1x3x16x16", "-o", "deploy.safetensors", "--seconds", "0")
+    done = call("report", "deploy.json").stdout
+    assert "merged (2):" in done
+    assert call("report", "deploy.safetensors", "--trust").stdout == done
+    assert str(fxrep.report(fxrep.load("deploy.safetensors", trust=True))) == done.rstrip("\n")
+    (place / "other.json").write_text("[1]")
+    assert refused(place, "report", "other.json") == "'other.json' holds no report of fxrep"
+    assert refused(place, "report", "none.json") == "there is no file 'none.json'"
+
+
+def test_a_report_without_totals(place: Path) -> None:
+    """An input that was not asked for and does not fit is a note; one that was is an error."""
+    result = call("report", "net.py:fixed")
+    assert "no totals: the model does not run on an input of 1x3x224x224; --input gives another" in result.stderr
+    assert "for one position of the output" in result.stdout
+    assert "for one call of the model" in call("report", "net.py:fixed", "-i", "2x3x8x8").stdout
+    assert "does not run on an input of 1x3x9x9" in refused(place, "report", "net.py:fixed", "-i", "1x3x9x9")
 
 
 def test_report_of_a_timm_model() -> None:
     pytest.importorskip("timm")
     result = call("report", "timm:repvgg_a0")
     assert "convolutions  44         22" in result.stdout
+    assert "MACs          1.52G      1.36G" in result.stdout
     assert "weights are random" in result.stderr
+
+
+def test_a_report_is_quick() -> None:
+    """Three seconds after timm is there, on a machine that does nothing else: so much of the processor's time."""
+    pytest.importorskip("timm")
+    code = (
+        "import sys, time, torch, timm; torch.set_num_threads(1); start = time.process_time()\n"
+        "from fxrep.cli.app import app; app(['report', 'timm:repvgg_a0'], standalone_mode=False)\n"
+        "print(time.process_time() - start, file=sys.stderr)"
+    )
+    done = python("-c", code)
+    assert "merged (22)" in done.stdout
+    assert float(done.stderr.split()[-1]) < 3
 
 
 def test_a_model_of_a_package() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import fnmatch
 import json
 import statistics
@@ -125,7 +126,12 @@ def _options(
     pass
 
 
-@_command("report", "fxrep report timm:repvgg_a0", "fxrep report net.py:build --checkpoint best.pth --json")
+@_command(
+    "report",
+    "fxrep report timm:repvgg_a0",
+    "fxrep report timm:repvgg_a0 --html report.html",
+    "fxrep report net.py:build --checkpoint best.pth --json",
+)
 def report(
     model: Model,
     arg: Arguments = None,
@@ -133,19 +139,36 @@ def report(
     key: Key = None,
     pretrained: Pretrained = False,
     trust: Trust = False,
+    input_: Shapes = None,
     policy: Policy = "default",
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with drawings.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace FILE if it exists.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """What would be merged in MODEL, what would not, and why. Nothing is written."""
-    with steps() as progress:
-        opened = _open(progress, model, arg, checkpoint, key, pretrained, trust)
-        with progress.step("explain", "looking for branches"):
-            explained = fxrep.explain(_mergeable(opened, model), policy=_policy(policy))
+    """What would be merged in MODEL, what would not, why, and what it saves. MODEL is left as it is.
+
+    Of a merged model that was saved, or of what --json printed into a .json, it shows what was done.
+    """
+    shapes = _parse_shapes(input_)
+    if html is not None:
+        outputs.check_path(html, force)
+    if Path(model).suffix == ".json":
+        found, notes = outputs.read_report(Path(model)), []
+    else:
+        with steps() as progress:
+            opened = _open(progress, model, arg, checkpoint, key, pretrained, trust)
+            with progress.step("explain", "looking for branches"):
+                found = _found(opened, model, shapes, _policy(policy))
+        notes = opened.notes
+    if html is not None:
+        outputs.write_text(html, found.to_html())
     if as_json:
-        _print_json({"model": model, "notes": opened.notes, **explained.to_dict()})
+        _print_json({"name": model, "notes": notes, **found.to_dict()})
         return
-    _print(str(explained))
+    _print(str(found) if html is None else f"wrote {html}: {len(found.merged)} merges, {len(found.refused)} left alone")
 
 
 @_command(
@@ -344,6 +367,24 @@ def _mergeable(opened: Opened, name: str) -> nn.Module:
     if Path(name).suffix == ".onnx":
         raise UserError(f"'{name}' is ONNX, which fxrep cannot merge; give the PyTorch model that it was made from")
     return opened.model
+
+
+def _found(opened: Opened, name: str, shapes: list[tuple[int, ...]] | None, policy: fxrep.PolicyName) -> fxrep.Report:
+    """The report of a merge that was done, or of one that could be; with totals if the model runs on the inputs."""
+    model = _mergeable(opened, name)
+    with contextlib.suppress(ValueError):
+        return fxrep.report(model)
+    inputs = make_inputs(shapes or opened.inputs or [(1, 3, 224, 224)], model)
+    try:
+        return fxrep.explain(model, inputs, policy=policy)
+    except Exception:
+        found = fxrep.explain(model, policy=policy)
+        if shapes:
+            run(name, model, inputs)  # says what is wrong with them
+        guessed = describe_shapes([value.shape for value in inputs])
+        opened.notes.append(f"no totals: the model does not run on an input of {guessed}; --input gives another")
+        _print_note(opened.notes[-1])
+        return found
 
 
 def _parse_arguments(arg: list[str] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Files are written into a folder of their own beside OUT, checked there, and rena
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from ..load import load, save
+from ..report import Report
 from .errors import UserError, first_line, require
 from .measure import Inputs
 from .models import build
@@ -54,19 +56,56 @@ def check_target(out: Path, force: bool) -> None:
     if out.suffix not in ENDINGS:
         endings = "; ".join(f"{ending} ({what})" for ending, what in ENDINGS.items())
         raise UserError(f"'{out}' has no ending that says what to write: {endings}")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder '{out.parent}'")
-    targets = [out, out.with_suffix(".json")] if out.suffix == ".safetensors" else [out]
-    for target in targets:
-        if target.is_dir():
-            raise UserError(f"'{target}' is a directory")
-        if target.exists() and not force:
-            raise UserError(f"'{target}' exists; --force replaces it")
+    for target in [out, out.with_suffix(".json")] if out.suffix == ".safetensors" else [out]:
+        check_path(target, force)
     if out.suffix == ".safetensors":
         require("safetensors", "cli")
     if out.suffix == ".onnx":
         require("onnx", "export")
         require("onnxscript", "export")
+
+
+def check_path(path: Path, force: bool) -> None:
+    """Say why a file cannot be written there before any work is done.
+
+    Raises:
+        UserError: its folder is missing, it exists, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder '{path.parent}'")
+    if path.is_dir():
+        raise UserError(f"'{path}' is a directory")
+    if path.exists() and not force:
+        raise UserError(f"'{path}' exists; --force replaces it")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write all of a text under that name, or nothing.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
+    """
+    with staging(path) as folder:
+        try:
+            (folder / path.name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"'{path}' could not be written: {first_line(error)}") from error
+        commit(Written([folder / path.name]), path)
+
+
+def read_report(path: Path) -> Report:
+    """The report in a file that ``fxrep report --json`` printed, or that ``fxrep convert`` wrote beside the weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file '{path}'")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Report.from_dict(content.get("report", content))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"'{path}' holds no report of fxrep") from error
 
 
 @contextlib.contextmanager

@@ -66,17 +66,19 @@ def _tile(name: str, before: int, after: int, unit: str = "") -> str:
     share = 100 * after / max(before, 1)
     exact = f"{before:,} before, {after:,} after"
     return (
-        f'<div class="tile" title="{escape(exact)}"><dt>{escape(name)}</dt>'
-        f"<dd>{numbers[0]} <span>→</span> <b>{numbers[1]}</b> {_change(before, after)}</dd>"
+        f'<div class="tile" title="{escape(exact)}"><dt>{escape(name)} {_change(before, after)}</dt>'
+        f"<dd>{numbers[0]} <span>→</span> <b>{numbers[1]}</b></dd>"
         f'<div class="bar"><i style="width:{min(share, 100):.1f}%"></i></div></div>'
     )
 
 
 def _change(before: int, after: int) -> str:
-    if before == after or not before:
+    percent = 100 * (after - before) / before if before else 0.0
+    if abs(percent) < 0.05:
         return ""
-    way = "less" if after < before else "more"
-    return f'<em class="{way}">{100 * (after - before) / before:+.0f} %</em>'.replace("-", "−", 1)
+    way = "less" if percent < 0 else "more"
+    sign = "−" if percent < 0 else "+"
+    return f'<em class="{way}">{sign}{abs(percent):.{0 if abs(percent) >= 1 else 1}f} %</em>'
 
 
 def _units(report: Report) -> str:
@@ -151,7 +153,8 @@ def _operators(merged: list[Merged], kept: list[Kept]) -> str:
             before[kind] += n * m.calls
         for box in m.drawings[1].boxes:
             if box.kind != "value":
-                after["conv" if box.kind == "merged" else box.kind] += m.calls
+                made = "linear" if box.label == "linear" else "conv"
+                after[made if box.kind == "merged" else box.kind] += m.calls
     same = say(before) == say(after)
     return escape(say(before)) if same else f"{escape(say(before))} <span>→</span> <b>{escape(say(after))}</b>"
 
@@ -198,7 +201,9 @@ def _figures(merge: Merged) -> str:
 def _left(kept: Kept, within: str) -> str:
     """What is the same before and after, and why."""
     refused = kept.kind not in ("conv", "linear")
-    drawn = svg(Drawing((Box("refused" if refused else "kept", kept.name),)), kept.name, within)
+    called = re.fullmatch(r"(\S+) (?:in )?'(.+)'", kept.name)
+    label, path = called.groups() if called else (kept.name, "")
+    drawn = svg(Drawing((Box("refused" if refused else "kept", label, path=path),)), kept.name, within)
     kind = "refused" if refused else "kept"
     return (
         f'<section class="item {kind}"><div class="pair"><div class="side">{drawn}</div>'

@@ -12,7 +12,7 @@ from html import escape
 from ..report import Box, Drawing
 
 GAP, ROW, PAD, TAIL = 34, 14, 10, 26  # between columns; between rows; inside of a box; behind the last box
-LONGEST = 30  # characters of a line
+LONGEST = 26  # characters of a line
 
 
 @dataclass
@@ -70,7 +70,7 @@ def _columns(drawing: Drawing, within: str) -> tuple[list[list[_Cell]], list[tup
 def _place(columns: list[list[_Cell]]) -> tuple[float, float]:
     """Give every cell its place; returns the size of the whole."""
     for cell in (cell for column in columns for cell in column if cell.box is not None):
-        cell.width = max(6.7 * len(text) if kind == "label" else 6.1 * len(text) for kind, text in cell.lines) + 2 * PAD
+        cell.width = max(7.1 * len(text) if kind == "label" else 6.1 * len(text) for kind, text in cell.lines) + 2 * PAD
         cell.height = 15 * len(cell.lines) + PAD
     tall = max(sum(cell.height + ROW for cell in column) for column in columns)
     x = 1.0
@@ -87,12 +87,11 @@ def _place(columns: list[list[_Cell]]) -> tuple[float, float]:
 
 
 def _lines(box: Box, within: str) -> list[tuple[str, str]]:
-    path = box.path[len(within) :].lstrip(".") if within and f"{box.path}.".startswith(f"{within}.") else box.path
-    shown = "" if box.kind == "value" else path
-    if len(shown) > LONGEST:
-        shown = "…" + shown[1 - LONGEST :]
+    inside = bool(within) and f"{box.path}.".startswith(f"{within}.")
+    path = box.path[len(within) + 1 :] if inside else box.path
+    shown = ".".join(path.split(".")[-2:]) if inside else path  # the title has all of it
     lines = [("label", box.label), ("detail", box.detail), ("path", shown)]
-    return [(kind, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…") for kind, text in lines if text]
+    return [(kind, text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}") for kind, text in lines if text]
 
 
 def _box(box: Box, cell: _Cell) -> str:
