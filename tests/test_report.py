@@ -184,10 +184,8 @@ def test_an_exported_program_knows_its_shapes(model: nn.Module, dynamic: bool, c
     program = torch.export.export(model, (X,), dynamic_shapes=shapes)
     expected = fxrep.explain(model, (X,))
     if core:
-        program, expected = (
-            program.run_decompositions(),
-            fxrep.explain(nn.Sequential(model.stem, model.blocks).eval(), (X,)),
-        )
+        program = program.run_decompositions()
+        expected = fxrep.explain(nn.Sequential(model.stem, model.blocks).eval(), (X,))
     report = fxrep.explain(program)
     assert report.inputs == [(2, 3, 32, 32)]
     assert report.weight_bytes == fxrep.explain(model).weight_bytes or core
@@ -257,7 +255,7 @@ def test_what_a_merge_gives_is_called_after_it() -> None:
     assert (after.boxes[0].label, after.boxes[0].path) == ("convolution", "0")
 
 
-# --------------------------------------------------------------------------------------------------- text, JSON, pickles
+# -------------------------------------------------------------------------------------------------- text, JSON, pickles
 def test_a_report_survives_json_and_pickling(model: nn.Module, tmp_path: Path) -> None:
     deploy = fxrep.reparameterize(model, (X,))
     report = fxrep.report(deploy)
@@ -295,21 +293,7 @@ def test_the_table(model: nn.Module) -> None:
     assert "for one call of the model" in whole
     assert "adds values of different origin" in whole
     (line,) = (line for line in whole.splitlines() if line.startswith("  blocks.0.merged"))
-    assert line.split() == [
-        "blocks.0.merged",
-        "340k",
-        "->",
-        "295k",
-        "688",
-        "->",
-        "584",
-        "262k",
-        "->",
-        "32.8k",
-        "7",
-        "->",
-        "1",
-    ]
+    assert " ".join(line.split()) == "blocks.0.merged 340k -> 295k 688 -> 584 262k -> 32.8k 7 -> 1"
 
 
 def test_the_table_fits_in_100_columns() -> None:
@@ -330,19 +314,7 @@ def test_the_table_fits_in_100_columns() -> None:
 
 
 def test_numbers() -> None:
-    found = [scaled(n) for n in (0, 999, 1000, 9994, 9995, 99_949, 99_950, 999_499, 999_500, 10**9, 10**18, 10**22)]
-    assert found == [
-        "0",
-        "999",
-        "1.00k",
-        "9.99k",
-        "10.0k",
-        "99.9k",
-        "100k",
-        "999k",
-        "1.00M",
-        "1.00G",
-        "1000P",
-        "10000000P",
-    ]
+    numbers = (0, 999, 1000, 9994, 9995, 99_949, 99_950, 999_499, 999_500, 10**9, 10**18, 10**22)
+    found = " ".join(map(scaled, numbers))
+    assert found == "0 999 1.00k 9.99k 10.0k 99.9k 100k 999k 1.00M 1.00G 1000P 10000000P"
     assert scaled(36_400_000, "B") == "36.4 MB"

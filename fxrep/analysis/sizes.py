@@ -62,7 +62,7 @@ class _Run(fx.Interpreter):
     """Runs a piece for its shapes, as far as they tell what happens; modules give ``outputs``, by path and call."""
 
     def __init__(self, piece: Piece, observed: Observation, outputs: dict[str, list[Any]]) -> None:
-        super().__init__(piece.root, graph=piece.graph)
+        super().__init__(piece.root, garbage_collect_values=False, graph=piece.graph)
         self.piece, self.observed, self.outputs = piece, observed, outputs
         self.found: Sizes = {}
 
@@ -84,7 +84,7 @@ class _Run(fx.Interpreter):
             path = self.observed.names.get(join(self.piece.path, str(node.target)))
             return self.outputs[path].pop(0) if path is not None and self.outputs.get(path) else _UNKNOWN
         known = node.op in ("placeholder", "get_attr") or effects.is_torch(node)
-        if not known or any(self.env[n] is _UNKNOWN for n in node.all_input_nodes):
+        if not known or any(self.env.get(n, _UNKNOWN) is _UNKNOWN for n in node.all_input_nodes):
             return _UNKNOWN
         try:
             value = super().run_node(node)
