@@ -133,7 +133,7 @@ def sizes_for_one(region: Region) -> Sizes:
         linear, out = region.linear[node], elements.get(node, 0)
         map = map_of(linear)
         for operand in linear.operands:
-            needed = out
+            needed = out // _stacked(region, node) * _stacked(region, operand)
             if isinstance(map, ConvMap):
                 needed = out // map.out_channels * map.in_channels * math.prod(map.stride)
             elif isinstance(map, Window):
@@ -145,6 +145,12 @@ def sizes_for_one(region: Region) -> Sizes:
         else:
             elements.setdefault(term.source, elements[region.root])
     return {node: Size(n, itemsize) for node, n in elements.items()}
+
+
+def _stacked(region: Region, node: fx.Node) -> int:
+    """How many values lie in a node's: more than one if it stacks them for a sum."""
+    linear = region.linear.get(node)
+    return len(linear.operands) if linear is not None and not linear.kind else 1
 
 
 def plus(a: Figures, b: Figures) -> Figures:

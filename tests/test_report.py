@@ -122,6 +122,36 @@ def test_totals_are_so_many_positions(model: nn.Module) -> None:
     assert whole.merged[0].before.macs == alone.merged[0].before.macs * 2 * 16 * 16  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("spelling", ["sum of a stack", "sum of a list", "in place"])
+def test_spellings_of_a_sum(spelling: str) -> None:
+    """However branches are added, they are drawn as one sum, and a position takes the same share of the total."""
+
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            branches = [self.a(x), self.b(x), x]
+            if spelling == "sum of a stack":
+                return torch.stack(branches).sum(0)
+            if spelling == "sum of a list":
+                return sum(branches)  # type: ignore[return-value]
+            branches[0] += branches[1]
+            branches[0] += x
+            return branches[0]
+
+    model, x = randomize(Spelled()), torch.randn(2, 4, 8, 8)
+    (one,), (whole,) = fxrep.explain(model).merged, fxrep.explain(model, (x,)).merged
+    assert (whole.positions, whole.before.kernels) == (2 * 64, one.before.kernels)
+    for name in ("macs", "bytes"):
+        assert getattr(whole.before, name) == getattr(one.before, name) * 2 * 64
+        assert getattr(whole.after, name) == getattr(one.after, name) * 2 * 64
+    drawing = one.drawings[0]
+    (total,) = (i for i, box in enumerate(drawing.boxes) if box.label == "sum of 3")
+    assert len([end for _, end in drawing.arrows if end == total]) == 3
+
+
 class Shared(nn.Module):
     """One block, called at two resolutions."""
 
