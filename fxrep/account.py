@@ -25,17 +25,15 @@ CONVOLUTIONS = ("conv", "linear")
 PER_ELEMENT = ("scale", "norm")  # one multiply-accumulate for each element
 
 
-def before(region: Region, sizes: Sizes | None) -> Figures | None:
+def before(region: Region, sizes: Sizes) -> Figures | None:
     """A region by its own operators; None if the size of a value is not known."""
-    known = sizes_for_one(region) if sizes is None else sizes
-    return add_up(operator(region.program, node, region.linear[node], known) for node in region.nodes)
+    return add_up(operator(region.program, node, region.linear[node], sizes) for node in region.nodes)
 
 
-def after(region: Region, sizes: Sizes | None) -> Figures | None:
+def after(region: Region, sizes: Sizes) -> Figures | None:
     """A region as what its form says: a convolution for each map, a multiplication for each factor, and their sum."""
-    known = sizes_for_one(region) if sizes is None else sizes
-    out = known.get(region.root)
-    sources = [known.get(term.source) for term in region.form.terms]
+    out = sizes.get(region.root)
+    sources = [sizes.get(term.source) for term in region.form.terms]
     if out is None or None in sources:
         return None
     total = Figures(kernels=0)
@@ -71,11 +69,12 @@ def _macs(program: Program, node: fx.Node, linear: Linear | None, out: Size, rea
     kind = linear.kind if linear is not None else ""
     if kind in PER_ELEMENT:
         return out.elements
-    map = map_of(linear) if linear is not None else None
-    if kind in CONVOLUTIONS and isinstance(map, ConvMap):
-        return out.elements // map.out_channels * map.macs
-    if kind == "pool" and isinstance(map, Window):
-        return out.elements * map.kernel.numel()
+    if linear is not None and kind in (*CONVOLUTIONS, "pool"):
+        map = map_of(linear)
+        if isinstance(map, ConvMap):
+            return out.elements // map.out_channels * map.macs
+        if isinstance(map, Window):
+            return out.elements * map.kernel.numel()
     weight = weight_of(program, node)
     if weight is None or (linear is not None and kind not in CONVOLUTIONS):
         return 0
@@ -131,7 +130,7 @@ def sizes_for_one(region: Region) -> Sizes:
     elements = {region.root: max(map.out_channels for map in maps)}
     for node in reversed(region.nodes):
         linear, out = region.linear[node], elements.get(node, 0)
-        map = map_of(linear)
+        map = map_of(linear) if linear.composes else None
         for operand in linear.operands:
             needed = out // _stacked(region, node) * _stacked(region, operand)
             if isinstance(map, ConvMap):
