@@ -18,7 +18,7 @@ from .capture.observe import Observation
 from .capture.tracer import builtin_type, is_number, join
 from .capture.walk import count_parameters, first_paths
 from .convmap import ConvMap
-from .cover.regions import Analysis, Region
+from .cover.regions import Analysis
 from .drawing import draw_after, draw_before
 from .plan import Merge, Plan
 from .report import Figures, Kept, Merged, Report
@@ -50,8 +50,7 @@ def make_report(plan: Plan, observed: Observation | None = None) -> Report:
     sizes = {a.program: sizes_of(a.program.piece, observed) for a in plan.analyses}
     places = _places(plan.analyses)
     convolutions = {p.region.root: _name(merge) for merge in plan.merges for p in merge.placements}
-    one = {p.region: account.sizes_for_one(p.region) for merge in plan.merges for p in merge.placements}
-    report.merged = [_merged(merge, sizes, one, convolutions, places[merge.region.root]) for merge in plan.merges]
+    report.merged = [_merged(merge, sizes, convolutions, places[merge.region.root]) for merge in plan.merges]
     before: Counter[str] = Counter()
     gone: Counter[str] = Counter()
     for merge in plan.merges:
@@ -72,7 +71,7 @@ def make_report(plan: Plan, observed: Observation | None = None) -> Report:
                     report.kept.append(Kept(kind, program.describe(node), reason, path, places[node]))
     report.before = dict(before)
     report.after = {kind: count - gone[kind] for kind, count in before.items()}
-    report.total = _total(plan, sizes, one, merged)
+    report.total = _total(plan, sizes, merged)
     if all(sizes.values()):
         report.inputs = _inputs(plan.analyses, observed)
     return report
@@ -110,17 +109,11 @@ def _name(merge: Merge) -> str:
     return join(owner, next(n for n in merge.names if n is not None))
 
 
-def _merged(
-    merge: Merge,
-    sizes: dict[Program, Sizes | None],
-    one: dict[Region, Sizes],
-    names: dict[fx.Node, str],
-    place: int,
-) -> Merged:
+def _merged(merge: Merge, sizes: dict[Program, Sizes | None], names: dict[fx.Node, str], place: int) -> Merged:
     region = merge.region
     kinds = Counter(region.linear[n].kind for n in region.nodes if region.linear[n].kind)
     conv = next(m for m in merge.modules if m is not None)
-    before, after, positions = _figures(merge, sizes, one)
+    before, after, positions = _figures(merge, sizes)
     return Merged(
         names[region.root],
         dict(kinds),
@@ -141,8 +134,7 @@ def _describe(conv: Any) -> str:
     kernel = "x".join(map(str, conv.kernel_size))
     groups = f", {conv.groups} groups" if conv.groups > 1 else ""
     stride = f", stride {'x'.join(map(str, conv.stride))}" if max(conv.stride) > 1 else ""
-    transposed = ", transposed" if conv.transposed else ""
-    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}{transposed}"
+    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}"
 
 
 def _kind(program: Any, node: fx.Node) -> str | None:
@@ -164,7 +156,7 @@ def _kind(program: Any, node: fx.Node) -> str | None:
         return "norm"
     if name == "linear":
         return "linear"
-    return "conv" if name.startswith("conv") and (name == "convolution" or name.endswith(("1d", "2d", "3d"))) else None
+    return "conv" if name in ("conv1d", "conv2d", "conv3d", "convolution") else None
 
 
 def _reason(analysis: Analysis, node: fx.Node) -> str:
@@ -191,27 +183,25 @@ def _reason(analysis: Analysis, node: fx.Node) -> str:
         if reads is not None and reads.composes and user in analysis.reasons:
             return f"it cannot go into {program.describe(user)}: {analysis.reasons[user]}"
     linear_source = analysis.linear.get(term.source)
-    if linear_source is not None and len(program.readers(term.source)) > 1:
+    if linear_source is not None and len([u for u in term.source.users if not effects.only_asserts(u)]) > 1:
         return f"its input, {program.describe(term.source)}, is used elsewhere too"
     return f"its input comes from {program.describe(term.source)}, not from a convolution"
 
 
 # ---------------------------------------------------------------------------------------------------------- the figures
-def _figures(
-    merge: Merge, sizes: dict[Program, Sizes | None], one: dict[Region, Sizes]
-) -> tuple[Figures, Figures, int | None]:
+def _figures(merge: Merge, sizes: dict[Program, Sizes | None]) -> tuple[Figures, Figures, int | None]:
     """What a merge takes before and after, and how many positions its output has in one call of the model."""
     regions = [placement.region for placement in merge.placements]
-    known = [(r, sizes[r.program] or one[r]) for r in regions]
-    sides = [(account.before(r, size), account.after(r, size)) for r, size in known]
-    before, after = (account.add_up(side) for side in zip(*sides, strict=True))
-    roots = [size.get(r.root) if sizes[r.program] is not None else None for r, size in known]
-    channels = merge.region.convolutions[0].out_channels
-    positions: int | None = sum(size.elements // channels for size in roots if size is not None)
-    if before is None or after is None or None in roots:
-        first, positions = regions[0], None
-        known_for_one = sizes[first.program] is None
-        before, after = sides[0] if known_for_one else (f(first, one[first]) for f in (account.before, account.after))
+    known = [sizes[region.program] or {} for region in regions]
+    pairs = list(zip(regions, known, strict=True))
+    before = account.add_up(account.before(*pair) for pair in pairs)
+    after = account.add_up(account.after(*pair) for pair in pairs)
+    channels, positions = merge.region.convolutions[0].out_channels, None
+    if before is None or after is None:
+        one = account.sizes_for_one(merge.region)
+        before, after = account.before(merge.region, one), account.after(merge.region, one)
+    else:
+        positions = sum(found[region.root].elements // channels for region, found in pairs)
     assert before is not None
     assert after is not None
     made = sum(p.numel() for module in merge.modules if module is not None for p in module.parameters())
@@ -219,9 +209,7 @@ def _figures(
     return replace(before, parameters=read), replace(after, parameters=made), positions
 
 
-def _total(
-    plan: Plan, sizes: dict[Program, Sizes | None], one: dict[Region, Sizes], merged: dict[fx.Node, Program]
-) -> tuple[Figures, Figures]:
+def _total(plan: Plan, sizes: dict[Program, Sizes | None], merged: dict[fx.Node, Program]) -> tuple[Figures, Figures]:
     """All operators that fxrep reads, before and after."""
     before, after = Figures(), Figures()
     unknown = Figures(None, 0, None, 1)
@@ -238,7 +226,7 @@ def _total(
     for merge in plan.merges:
         for region in (placement.region for placement in merge.placements):
             made = account.after(region, sizes[region.program] or {})
-            if made is None and (made := account.after(region, one[region])) is not None:
+            if made is None and (made := account.after(region, account.sizes_for_one(region))) is not None:
                 made = replace(made, macs=None, bytes=None)
             after = account.plus(after, made or unknown)
     return before, after

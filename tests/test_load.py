@@ -214,3 +214,23 @@ def test_a_model_of_another_structure(tmp_path: Path) -> None:
 def test_what_cannot_be_written_down(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="GraphModule"):
         write(tmp_path / "net.safetensors", fx.symbolic_trace(randomize(OriginalRepVGGBlock(3, 3))))
+
+
+def test_the_report_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "deploy.safetensors"
+    deploy = write(path, randomize(Net()))
+    assert fxrep.report(load_again(path)) == fxrep.report(deploy)
+    sidecar = path.with_suffix(".json")
+    saved = json.loads(sidecar.read_text())
+    saved["report"]["merged"] = "all"
+    sidecar.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="was not written by fxrep, or is damaged"):
+        load_again(path)
+    del saved["report"]  # of an earlier version
+    sidecar.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="was not made by"):
+        fxrep.report(load_again(path))
+
+
+def load_again(path: Path) -> nn.Module:
+    return fxrep.load(path, Net())
