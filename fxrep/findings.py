@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -51,30 +51,40 @@ def make_report(plan: Plan, observed: Observation | None = None) -> Report:
     places = _places(plan.analyses)
     convolutions = {p.region.root: _name(merge) for merge in plan.merges for p in merge.placements}
     report.merged = [_merged(merge, sizes, convolutions, places[merge.region.root]) for merge in plan.merges]
-    before: Counter[str] = Counter()
-    gone: Counter[str] = Counter()
-    for merge in plan.merges:
-        for placement in merge.placements:
-            region = placement.region
-            gone.subtract("conv" if conv.taps else "linear" for conv in region.convolutions)
-            gone["add"] -= len(region.form.terms) - 1
     merged = {n: p.region.program for merge in plan.merges for p in merge.placements for n in p.region.nodes}
-    gone.update(kind for node, program in merged.items() if (kind := _kind(program, node)))
-    for analysis in plan.analyses:
-        program = analysis.program
-        for node in program.nodes:
-            kind = _kind(program, node)
-            if kind and program.constant(node) is None:
-                before[kind] += 1
-                if node not in merged:
-                    reason, path = _reason(analysis, node), _owner(program, node, kind)
-                    report.kept.append(Kept(kind, program.describe(node), reason, path, places[node]))
-    report.before = dict(before)
-    report.after = {kind: count - gone[kind] for kind, count in before.items()}
+    report.kept = [
+        Kept(kind, a.program.describe(node), _reason(a, node), _owner(a.program, node, kind), places[node])
+        for a in plan.analyses
+        for node, kind in _counted(a.program)
+        if node not in merged
+    ]
+    report.before, report.after = _counts(plan, merged)
     report.total = _total(plan, sizes, merged)
     if all(sizes.values()):
         report.inputs = _inputs(plan.analyses, observed)
     return report
+
+
+def _counted(program: Program) -> Iterator[tuple[fx.Node, str]]:
+    """The operators that the report counts, with their kinds."""
+    for node in program.nodes:
+        kind = _kind(program, node)
+        if kind and program.constant(node) is None:
+            yield node, kind
+
+
+def _counts(plan: Plan, merged: dict[fx.Node, Program]) -> tuple[dict[str, int], dict[str, int]]:
+    """How many operators of each kind there are before and after."""
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    for analysis in plan.analyses:
+        for node, kind in _counted(analysis.program):
+            before[kind] += 1
+            after[kind] += node not in merged
+    for region in (placement.region for merge in plan.merges for placement in merge.placements):
+        after.update("conv" if conv.taps else "linear" for conv in region.convolutions)
+        after.update({"add": extra} if (extra := len(region.form.terms) - 1) else {})
+    return dict(before), dict(after)
 
 
 def _owner(program: Program, node: fx.Node, kind: str) -> str:

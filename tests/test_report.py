@@ -152,6 +152,23 @@ def test_spellings_of_a_sum(spelling: str) -> None:
     assert len([end for _, end in drawing.arrows if end == total]) == 3
 
 
+def test_an_add_that_a_merge_leaves_is_counted() -> None:
+    """A sum over a stack is no add; of values of two sources, one is left."""
+
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.relu()
+            return torch.stack([self.a(h), self.b(h), x]).sum(0)
+
+    report = fxrep.explain(randomize(Stacked()))
+    assert (report.before, report.after) == ({"conv": 2}, {"conv": 1, "add": 1})
+    assert "adds          0       1" in str(report)
+
+
 class Shared(nn.Module):
     """One block, called at two resolutions."""
 
