@@ -177,7 +177,7 @@ def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[Fu
         functions[function] = None
         waiting += _enclosed(function)
         mentioned = _names(function)
-        for name in mentioned & function.__globals__.keys():
+        for name in _globals_in(function.__code__) & function.__globals__.keys():
             reach(function.__globals__[name])
         for name in mentioned - names:
             for space in spaces:
@@ -194,11 +194,8 @@ def asks_for_types(module: nn.Module) -> bool:
 
 
 def _asks_for_types(code: CodeType) -> bool:
-    asks = "__class__" in code.co_names or (
-        "type" in code.co_names
-        and any(i.opname == "LOAD_GLOBAL" and i.argval == "type" for i in dis.get_instructions(code))
-    )
-    return asks or any(_asks_for_types(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+    names = _names_in(code)
+    return "__class__" in names or ("type" in names and "type" in _globals_in(code))
 
 
 def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
@@ -270,6 +267,14 @@ def _names(function: object) -> frozenset[str]:
         return frozenset()
     kinds = [type(getattr(value, "__self__", value)) for value in _enclosed(function)]
     return _names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
+
+
+@functools.lru_cache(maxsize=4096)
+def _globals_in(code: CodeType) -> frozenset[str]:
+    """The names in a function's code that are not attributes."""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    own = (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    return frozenset(own).union(*map(_globals_in, inner))
 
 
 @functools.lru_cache(maxsize=4096)
