@@ -194,6 +194,7 @@ def _name(merge: Merge, taken: dict[nn.Module, set[str]], known: dict[str, list[
             names = (f"merged_{i}" if i else "merged" for i in range(len(used) + 1_000))
             name = next(n for n in names if n not in used and not hasattr(owner, n))
             used.add(name)
+            name = join(placement.holder, name)
         merge.names.append(name)
 
 

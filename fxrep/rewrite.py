@@ -52,7 +52,7 @@ def _put_modules(merge: Merge, modules: dict[str, nn.Module], target: nn.Module,
         owner = modules[join(piece.path, piece.call_of[placement.site].path)]
         for name, conv_or_none in zip(merge.names, merge.modules, strict=True):
             if name is not None and conv_or_none is not None:
-                owner.add_module(name, conv_or_none)
+                owner.get_submodule(placement.holder).add_module(name.rpartition(".")[2], conv_or_none)
     for node in placement.swapped:
         replace(target, join(piece.path, str(node.target)), nn.Identity().eval(), places)
 

@@ -599,3 +599,13 @@ def test_frozen_parts_stay_frozen() -> None:
 
 def test_a_constant_made_in_forward() -> None:
     assert_same(made(Join, lambda m, x: m.both(x) * torch.tensor(2.0, dtype=torch.float64)))
+
+
+def test_a_chain_that_untraced_code_goes_through() -> None:
+    """It gets its convolution where a loop, a slice or an index does not meet it."""
+    model: Any = made(Top, lambda m, x: (m.chain(x), m.chain[2:](m.chain[:2](x)), len(m.chain), unseen(x)))
+    assert_same(model)
+    merged = fxrep.reparameterize(model.double())
+    assert [type(m) for m in merged.chain] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+    with torch.no_grad():
+        assert count_ops(merged.chain, torch.randn(1, 4, 5, 5).double()) == {"conv": 1}

@@ -31,6 +31,7 @@ class Placement:
     ``in_place``: the site is a convolution module, which takes the merged weights. ``swapped``: passing modules that an
     ``nn.Identity`` takes the place of; nobody else calls them or reads their weights. ``reads`` says what a term's
     convolution reads, by the term's key, if that is not its source but what an operator that stays makes of it.
+    ``holder``: the child of the site's module that the convolutions are put into, if not that module itself.
     """
 
     region: Region
@@ -40,6 +41,7 @@ class Placement:
     in_place: bool = False
     swapped: list[fx.Node] = field(default_factory=list)
     reads: dict[object, fx.Node] = field(default_factory=dict)
+    holder: str = ""
 
     @property
     def piece(self) -> Piece:
@@ -83,7 +85,7 @@ class Usage:
 
     def replaceable(self, piece: Piece, node: fx.Node, twins: int) -> bool:
         """Whether the module that ``node`` calls can become another one, when ``twins`` of its calls are edited."""
-        module = piece.root.get_submodule(str(node.target))
+        module = _module(piece, node)
         alone = self.times[module] == twins and self.read.isdisjoint(map(id, tensors(module)))
         return alone and not self.pinned(join(piece.path, str(node.target)))
 
@@ -231,6 +233,10 @@ def _touched(placement: Placement) -> list[fx.Node]:
     return [placement.site, *placement.passing]
 
 
+def _module(piece: Piece, node: fx.Node) -> nn.Module:
+    return piece.root.get_submodule(str(node.target))
+
+
 def _rewritten(placement: Placement) -> set[Call]:
     """The calls whose modules get another forward."""
     kept = {*placement.swapped, *([placement.site] if placement.in_place else [])}
@@ -252,9 +258,13 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
     piece = placement.piece
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
         return "code that cannot be traced asks for the class of a module whose forward would change"
-    owner = piece.call_of[placement.site]
+    site, owner = placement.site, piece.call_of[placement.site]
     if not placement.in_place and usage.listed(join(piece.path, owner.path), owner.module):
-        return "code that cannot be traced goes through the modules where the merged one would be"
+        path, inner = join(piece.path, str(site.target)), _step(str(site.target), owner) or ""
+        stays = site.op == "call_module" and join(owner.path, inner) == site.target and usage.pinned(path)
+        if not stays or usage.listed(path, _module(piece, site)):
+            return "code that cannot be traced goes through the modules where the merged one would be"
+        placement.holder = inner  # the last norm of a Sequential
     return None
 
 
