@@ -600,6 +600,7 @@ class _reads_are_noted:
 
     def __enter__(self) -> None:
         tracer, read = self.tracer, nn.Module.__getattribute__
+        self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
 
         def noted(module: nn.Module, name: str) -> Any:
             value = read(module, name)
@@ -611,7 +612,10 @@ class _reads_are_noted:
         nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]
 
     def __exit__(self, *_: object) -> None:
-        del nn.Module.__getattribute__
+        if self.own is None:
+            del nn.Module.__getattribute__
+        else:
+            nn.Module.__getattribute__ = self.own  # type: ignore[method-assign]
 
 
 def _written(module: nn.Module) -> Any:
