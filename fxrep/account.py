@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from .analysis.forms import Form, Map, Scale, atom
 from .analysis.program import Program
 from .analysis.sizes import Size, Sizes
+from .capture.walk import parameters_of
 from .convmap import ConvMap, Illegal, Window
 from .cover.regions import Region
 from .operators import Linear
@@ -117,8 +118,8 @@ def parameters(regions: Iterable[Region]) -> list[nn.Parameter]:
                 continue
             seen.add(node)
             module = program.module(node) if node in inside else None
-            tensors = [*module.parameters()] if module is not None else [program.tensor(node)] if _reads(node) else []
-            found.update((id(t), t) for t in tensors if isinstance(t, nn.Parameter))
+            read = parameters_of(module) if module is not None else [program.tensor(node)] if _reads(node) else []
+            found.update((id(t), t) for t in read if isinstance(t, nn.Parameter))
             waiting += [n for n in node.all_input_nodes if _reads(n) or program.constant(n) is not None]
     return list(found.values())
 

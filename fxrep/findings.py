@@ -16,7 +16,7 @@ from .analysis.sizes import Sizes, shape_of, sizes_of
 from .capture.exported import ExportedPiece, fake_value
 from .capture.observe import Observation
 from .capture.tracer import builtin_type, is_number, join
-from .capture.walk import count_parameters, first_paths
+from .capture.walk import count_parameters, first_paths, tensors
 from .convmap import ConvMap
 from .cover.regions import Analysis
 from .drawing import draw_after, draw_before
@@ -144,7 +144,8 @@ def _describe(conv: Any) -> str:
     kernel = "x".join(map(str, conv.kernel_size))
     groups = f", {conv.groups} groups" if conv.groups > 1 else ""
     stride = f", stride {'x'.join(map(str, conv.stride))}" if max(conv.stride) > 1 else ""
-    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}"
+    transposed = ", transposed" if conv.transposed else ""
+    return f"{conv.in_channels} to {conv.out_channels}, {kernel}{stride}{groups}{transposed}"
 
 
 def _kind(program: Any, node: fx.Node) -> str | None:
@@ -166,7 +167,7 @@ def _kind(program: Any, node: fx.Node) -> str | None:
         return "norm"
     if name == "linear":
         return "linear"
-    return "conv" if name in ("conv1d", "conv2d", "conv3d", "convolution") else None
+    return "conv" if name.startswith("conv") and (name == "convolution" or name.endswith(("1d", "2d", "3d"))) else None
 
 
 def _reason(analysis: Analysis, node: fx.Node) -> str:
@@ -193,7 +194,7 @@ def _reason(analysis: Analysis, node: fx.Node) -> str:
         if reads is not None and reads.composes and user in analysis.reasons:
             return f"it cannot go into {program.describe(user)}: {analysis.reasons[user]}"
     linear_source = analysis.linear.get(term.source)
-    if linear_source is not None and len([u for u in term.source.users if not effects.only_asserts(u)]) > 1:
+    if linear_source is not None and len(program.readers(term.source)) > 1:
         return f"its input, {program.describe(term.source)}, is used elsewhere too"
     return f"its input comes from {program.describe(term.source)}, not from a convolution"
 
@@ -214,7 +215,7 @@ def _figures(merge: Merge, sizes: dict[Program, Sizes | None]) -> tuple[Figures,
         positions = sum(found[region.root].elements // channels for region, found in pairs)
     assert before is not None
     assert after is not None
-    made = sum(p.numel() for module in merge.modules if module is not None for p in module.parameters())
+    made = sum(t.numel() for module in merge.modules if module is not None for t in tensors(module))
     read = sum(p.numel() for p in account.parameters(regions))
     return replace(before, parameters=read), replace(after, parameters=made), positions
 

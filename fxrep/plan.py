@@ -20,7 +20,7 @@ from .capture.tracer import Call, Piece, capture, join
 from .capture.walk import first_paths
 from .convmap import ConvMap, Illegal
 from .cover.flat import flat_names, place_flat
-from .cover.liveness import Liveness, dead_tensors, reachable_names
+from .cover.liveness import Liveness, dead_tensors, has_own_code, reachable_names
 from .cover.placement import Placement, Usage, place
 from .cover.regions import Analysis, Region
 from .weights import Workspace, build_modules
@@ -144,21 +144,31 @@ def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
         _name(merge, taken, known)
     plan.edits = {analysis.program.piece: _edits(analysis, plan.merges) for analysis in plan.analyses}
     plan.scopes = {}
+    names: dict[type, set[str]] = {}
     for call, merges in _changed_calls(plan.merges).items():
         piece, program = merges[0].first.piece, merges[0].region.program
         try:
             scope = build(piece, call, plan.edits[piece], program.nodes, program.position)
             for replaced in scope.replaced:
-                _check_modes(replaced)
+                _check_modes(replaced, names)
             plan.scopes[call] = piece, scope
         except Illegal as reason:
             refused |= {p.region: str(reason) for merge in merges for p in merge.placements}
     return refused
 
 
-def _check_modes(call: Call) -> None:
-    """Raise ``Illegal`` if the code of a call looks at, or sets, a mode of torch's that its graph would not."""
-    modes = MODES & reachable_names(call.module)
+def _check_modes(call: Call, names: dict[type, set[str]]) -> None:
+    """Raise ``Illegal`` if the code of a call looks at, or sets, a mode of torch's that its graph would not.
+
+    ``names`` are those that the code of a class is known to mention.
+    """
+    module = call.module
+    if has_own_code(module):
+        modes = MODES & reachable_names(module)
+    else:
+        if type(module) not in names:
+            names[type(module)] = reachable_names(module)
+        modes = MODES & names[type(module)]
     if modes:
         raise Illegal(f"forward of '{call.path or 'the model'}' uses {min(modes)}, which its graph would not")
 

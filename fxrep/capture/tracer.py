@@ -35,6 +35,7 @@ CONTAINERS = (dict, list, set)
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
 PLAIN = {bool, int, float, str, type(None)}
+PLAIN_OR_TUPLE = {*PLAIN, tuple}
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
 
 
@@ -604,7 +605,12 @@ class _reads_are_noted:
 
         def noted(module: nn.Module, name: str) -> Any:
             value = read(module, name)
-            if _is_plain(value) and name not in STANDARD and not hasattr(nn.Module, name):
+            if (
+                type(value) in PLAIN_OR_TUPLE
+                and name not in STANDARD
+                and _is_plain(value)
+                and not hasattr(nn.Module, name)
+            ):
                 assert tracer.current is not None
                 tracer.current.reads[module, name] = value
             return value

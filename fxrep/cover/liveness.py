@@ -16,11 +16,14 @@ from typing import Any, TypeVar
 from torch import Tensor, fx, nn
 
 from ..analysis.program import Program
+from ..capture.clone import ATOMIC, STANDARD
 from ..capture.scopes import Edits
 from ..capture.tracer import Call, Piece, join
 from ..capture.walk import named_tensors, tensors, walk
 
 T = TypeVar("T")
+
+DATA = ATOMIC - {type, FunctionType}
 
 
 @dataclass
@@ -185,6 +188,19 @@ def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[Fu
                     reach(space[name])
         names |= mentioned
     return forward, list(functions)
+
+
+def has_own_code(module: nn.Module) -> bool:
+    """Whether a module holds hooks, functions or objects that others of its class may not hold."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return True
+    return not all(_is_data(value) for key, value in vars(module).items() if key not in STANDARD)
+
+
+def _is_data(value: object) -> bool:
+    if type(value) in (list, tuple, dict):
+        return all(map(_is_data, _items(value)))
+    return type(value) in DATA or isinstance(value, Tensor | nn.Module)
 
 
 def asks_for_types(module: nn.Module) -> bool:
