@@ -1,0 +1,1307 @@
+"""The guards of the pass: what each protects, and how to take it out.
+
+A guard is a check without which the pass would merge what it must not, or break the model. ``GUARDS`` lists them by the
+file that they are in; a test sees to it that each snippet is still there, once, and that each ``raise Illegal`` is one
+of them or among ``NOT_GUARDS``, with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+Edit = tuple[str, str, str]  # file, what is there, what to put in its place
+
+ANY = "tests/test_any_model.py"
+BAD = "tests/test_bad_input.py"
+COMPOSED = "tests/test_composition.py"
+EXPORT = "tests/test_export.py"
+HAZARDS = "tests/test_hazards.py"
+MAPS = "tests/test_convmap.py"
+OWN = "tests/test_guards.py"
+REGRESSIONS = "tests/test_regressions.py"
+RESULT = "tests/test_result.py"
+TUTORIALS = "tests/test_tutorials.py"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """``protects`` says what goes wrong without it, ``tests`` where that is likely to be noticed first.
+
+    ``needless`` is the argument why nothing can go wrong, for a guard that says early what another would find out.
+    """
+
+    name: str
+    protects: str
+    file: str
+    snippet: str
+    replacement: str
+    tests: tuple[str, ...] = (OWN, HAZARDS, REGRESSIONS, COMPOSED)
+    more: tuple[tuple[str, str], ...] = ()
+    needless: str = ""
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether the proof itself is what is taken out."""
+        return self.name.startswith("proof")
+
+    @property
+    def edits(self) -> list[Edit]:
+        pairs = ((self.snippet, self.replacement), *self.more)
+        return [(self.file, old, new) for old, new in pairs]
+
+
+class Table:
+    """Collects the guards of one file after the other."""
+
+    def __init__(self) -> None:
+        self.guards: list[Guard] = []
+
+    def of(self, file: str, *hints: str) -> None:
+        self.file, self.hints = f"fxrep/{file}", hints
+
+    def __call__(
+        self,
+        name: str,
+        protects: str,
+        snippet: str,
+        replacement: str | None = None,
+        *hints: str,
+        tests: tuple[str, ...] = (),
+        more: tuple[tuple[str, str], ...] = (),
+        needless: str = "",
+    ) -> None:
+        """Without a ``replacement``, a condition is never true."""
+        if replacement is None:
+            keyword = snippet.split()[0]
+            assert keyword in ("if", "elif"), snippet
+            assert snippet.endswith(":"), snippet
+            replacement = f"{keyword} False:"
+        self.guards.append(
+            Guard(
+                name,
+                protects,
+                self.file,
+                snippet,
+                replacement,
+                tests or hints or self.hints or Guard.tests,
+                more,
+                needless,
+            )
+        )
+
+
+guard = Table()
+
+# ------------------------------------------------------------------------------------------------- convmap.py: algebra
+guard.of("convmap.py", MAPS, COMPOSED)
+guard(
+    "sum: ranks",
+    "a convolution along one axis is not added to one along two",
+    '("spatial ranks", len(self.taps), len(other.taps)),',
+    "",
+    tests=(f"{MAPS}::test_refusals_say_why",),
+)
+guard(
+    "sum: strides",
+    "maps of different strides are not added",
+    '("strides", self.stride, other.stride),',
+    "",
+    tests=(f"{MAPS}::test_refusals_say_why",),
+)
+guard(
+    "sum: extents",
+    "maps whose outputs differ in size are not added",
+    '("output extents", self.extent, other.extent),',
+    "",
+    tests=(f"{MAPS}::test_refusals_say_why",),
+)
+guard(
+    "sum: input channels",
+    "maps of so many channels are not added to maps of others",
+    '("input channels", self.in_channels, other.in_channels),',
+    "",
+    tests=(f"{MAPS}::test_refusals_say_why",),
+)
+guard(
+    "sum: output channels",
+    "maps to so many channels are not added to maps to others: the add broadcasts",
+    '("output channels", self.out_channels, other.out_channels),',
+    "",
+    tests=(f"{MAPS}::test_refusals_say_why",),
+)
+guard("sum: the grid", "maps are added where stride, extent and channels are the same", "if mine != its:")
+guard(
+    "sum: padding modes",
+    "at the border, reflection and zeros are not the same",
+    "if self.mode and other.mode and self.mode != other.mode:",
+)
+guard(
+    "taps that leave the image",
+    "a kernel that reaches beyond the border has a padding mode",
+    "mode if leaves else None,",
+    "None,",
+    tests=(f"{COMPOSED}::test_stays", f"{TUTORIALS}::test_original_block_padding_mode"),
+)
+guard(
+    "groups of a sum",
+    "the groups of a sum are the common divisor",
+    "groups=math.gcd(self.groups, other.groups),",
+    "groups=max(self.groups, other.groups),",
+    tests=(f"{MAPS}::test_a_grouped_convolution_plus_a_diagonal",),
+)
+guard(
+    "groups of a composition",
+    "the groups of a composition are the common divisor",
+    "groups = math.gcd(self.groups, outer.groups)",
+    "groups = max(self.groups, outer.groups)",
+)
+guard("diagonal: channels", "a scale has one number for each channel", "if factor.dim() and len(factor) != channels:")
+guard(
+    "scale: channels",
+    "a factor has one number for each output channel",
+    "if factor.dim() and len(factor) != self.out_channels:",
+)
+guard(
+    "composition: channels",
+    "a map reads as many channels as the one before it gives",
+    "if self.out_channels != outer.in_channels:",
+)
+guard("composition: ranks", "a map is composed with one of the same rank", "if len(self.taps) != len(outer.taps):")
+guard(
+    "composition: border",
+    "a padded kernel does not read what the first would have computed beyond its border",
+    'if outer.mode and not self.is_pointwise and not (outer.mode == "zeros" and self.vanishes_outside):',
+)
+guard(
+    "pointwise: stride",
+    "a strided 1x1 does not look at the same position",
+    "return set(self.stride) <= {1} and not any",
+    "return not any",
+)
+guard(
+    "pointwise: extent",
+    "a padded or cropped 1x1 has another border",
+    "<= {1} and not any(self.extent) and all(t == Taps(0, 1, 1)",
+    "<= {1} and all(t == Taps(0, 1, 1)",
+)
+guard(
+    "pointwise: taps",
+    "a kernel of several taps looks at several positions",
+    " and all(t == Taps(0, 1, 1) for t in self.taps)",
+    "",
+)
+guard(
+    "zeros outside: taps",
+    "a kernel that reaches into the image from outside gives something there",
+    "inside = all(",
+    "inside = True or all(",
+)
+guard(
+    "zeros outside: stride",
+    "positions between the strides are not zeros",
+    "return inside and set(self.stride) <= {1} and",
+    "return inside and",
+)
+guard(
+    "zeros outside: mode",
+    "beyond a reflected border there are no zeros",
+    'set(self.stride) <= {1} and self.mode in (None, "zeros")',
+    "set(self.stride) <= {1}",
+)
+guard("uneven padding", "nn.Conv pads both sides alike", "if before == after:", "if True:")
+guard(
+    "negative padding",
+    "nn.Conv does not crop",
+    "t | Taps(min(t.first, 0), 1, 1) | Taps(max(t.last, -e), 1, 1)",
+    "t",
+    tests=(f"{MAPS}::test_uneven_and_negative_padding_becomes_a_plain_convolution",),
+)
+guard(
+    "uneven padding of another mode",
+    "zero taps do not stand for an uneven reflection",
+    'if self.mode not in (None, "zeros"):',
+)
+guard("same: stride", '"same" is not for strides', "if set(self.stride) == {1} and before ==", "if before ==")
+guard("same: the odd one", '"same" puts the odd one after', "before == tuple(n // 2 for n in spans) and not", "not")
+guard("same: extent", '"same" keeps the size', "for n in spans) and not any(self.extent):", "for n in spans):")
+
+# ------------------------------------------------------------------------------------------------- operators: the rules
+guard.of("operators/conv.py")
+guard("conv: axes of the weight", "F.conv2d takes a weight of four axes", "if weight.dim() != rank + 2:")
+guard(
+    "conv: no batch axis",
+    "an image without a batch has its channels elsewhere",
+    "if op.program.ranks.get(op.node, rank) != rank:",
+)
+guard(
+    "conv: computed arguments",
+    "a stride that is computed from the input is not known",
+    "if not all(isinstance(n, int) for n in numbers) or not isinstance(padding, int | str | tuple | list):",
+)
+guard(
+    "conv: computed padding",
+    "a padding that is computed from the input is not known",
+    "if not all(isinstance(p, int) for p in pads):",
+)
+guard(
+    "conv: the odd one of same",
+    '"same" pads more after than before',
+    "return [(total // 2, total - total // 2) for total in totals]",
+    "return [(total - total // 2, total // 2) for total in totals]",
+    TUTORIALS,
+)
+guard("linear: axes of the weight", "F.linear with a vector gives no channels", "if weight.dim() != 2:")
+
+guard.of("operators/norm.py", OWN, HAZARDS, TUTORIALS)
+guard("norm: training mode", "a norm in training mode depends on its batch", "if norm.training:")
+guard("norm: training argument", "F.batch_norm(training=True) depends on its batch", "if training is not False:")
+guard(
+    "norm: no statistics", "a norm without running statistics depends on its batch", "if mean is None or var is None:"
+)
+guard(
+    "norm: broken statistics", "NaN or infinite statistics are named", "if not math.isfinite((factor + shift).sum()):"
+)
+guard(
+    "norm: axis",
+    "BatchNorm1d(Linear(x)) may normalise the length",
+    "if rank == 0 and op.program.ranks.get(value) != 0 and set(op.source_ranks(form)) != {0}:",
+    None,
+    COMPOSED,
+    OWN,
+)
+
+guard.of("operators/passing.py")
+guard("dropout: training mode", "a dropout in training mode drops", "if op.module.training:")
+guard("dropout: training argument", "F.dropout(training=True) drops", "if arguments[2] is not False:")
+guard("dropout: default", "F.dropout(x) drops", "default = op.node.target in (", "default = op.node.target in () and (")
+
+guard.of("operators/arithmetic.py", OWN, HAZARDS, TUTORIALS, REGRESSIONS)
+guard("rsub: alpha", "rsub subtracts a multiple", "if _number(op, alpha) != 1:")
+guard("div: rounding", "a division that rounds is not linear", "if rounding is not None:")
+guard(
+    "stack: out",
+    "stack(out=) writes",
+    "if out is not None or not all(map(_reduces, users)):",
+    "if not all(map(_reduces, users)):",
+)
+guard(
+    "stack: readers",
+    "a stack is there for more than its sum",
+    "if out is not None or not all(map(_reduces, users)):",
+    "if out is not None:",
+)
+guard("stack: listed", "what is stacked must be a list of values", "if not isinstance(values, tuple | list):")
+guard(
+    "sum: of a stack",
+    "a sum over an axis of an image is not a sum of values",
+    "if value.target not in STACKS or keepdim",
+    "if keepdim",
+)
+guard("sum: keepdim", "sum(keepdim=True) leaves an axis", "not in STACKS or keepdim or dtype", "not in STACKS or dtype")
+guard(
+    "sum: dtype",
+    "sum(dtype=) gives another type",
+    "or dtype is not None or not isinstance(dim, int):",
+    "or not isinstance(dim, int):",
+)
+guard("sum: several axes", "a sum over all axes is a number", " or not isinstance(dim, int):", ":")
+guard(
+    "sum: axis of the stack",
+    "a sum over another axis than the stacked one",
+    "if not isinstance(stacked, Stacked) or stacked.dim != dim:",
+)
+guard("add: out", "add(out=) writes", 'raise Illegal("it writes to out=")\n    minus', "pass\n    minus")
+guard("mul: out", "mul(out=) writes", 'raise Illegal("it writes to out=")\n    value', "pass\n    value")
+guard(
+    "add: tables",
+    "a table of constants is not a shift",
+    "constant is not None and constant.numel() == max((1, *constant.shape)) else",
+    "constant is not None else",
+)
+guard("add: alpha", "an alpha that is computed is not known", "if constant is None or constant.dim():")
+guard(
+    "add: zeros that broadcast",
+    "adding zeros of more axes makes a value larger",
+    "if not added.any() and added.dim() == 0:",
+    "if not added.any():",
+    tests=(f"{OWN}::test_operators",),
+)
+guard(
+    "constants: type",
+    "a float64 constant makes the result float64",
+    "return (leaf.dtype,) if leaf is not None and constant.dim() else ()",
+    "return ()",
+)
+
+guard.of("operators/window.py", OWN, COMPOSED)
+guard(
+    "pad: computed",
+    "an amount that is computed from the input is not known",
+    "if not all(isinstance(n, int) for n in amounts) or mode not in MODES:",
+)
+guard("pad: value", "a pad with ones is not linear", 'if mode == "zeros" and value not in (None, 0):')
+guard(
+    "pad: crop and reflect",
+    "a pad that crops one side and reflects the other",
+    'if mode != "zeros" and min(amounts) < 0:',
+)
+guard("pad: channels", "a pad of the channels is not one of the image", "if len(pairs) > rank:")
+guard(
+    "pool: computed",
+    "a window that is computed from the input is not known",
+    "if not all(isinstance(n, int) for n in (*size, *step, *pad)):",
+)
+guard("pool: ceil", "ceil_mode leaves out part of a window", "if ceil and set(step) != {1}:")
+guard("pool: inside", "count_include_pad=False divides by less at the border", "if any(pad) and not include_pad:")
+guard("pool: divisor", "divisor_override divides by another number", "(divisor or ones.numel())", "ones.numel()")
+
+guard.of("operators/registry.py", OWN, HAZARDS, REGRESSIONS, COMPOSED, TUTORIALS)
+guard(
+    "rule: unknown arguments",
+    "an argument that a rule does not know may change everything",
+    "if len(self.node.args) > len(order) or given.keys() - set(order):",
+)
+guard("rule: missing arguments", "an argument that is not there has no value", "if missing:")
+guard("rule: values", "an operand that is no value of the program", "if not isinstance(argument, fx.Node):")
+guard("rule: constants", "an operand that is no constant", "if tensor is None:")
+guard(
+    "rule: unknown rank",
+    "the axis of the channels follows from the rank",
+    'raise Illegal("the rank of its input is not known; pass example_inputs")',
+    "rank = 2",
+)
+guard("rule: opaque modules", "a module with hooks does not do what its type says", "if reason:")
+guard(
+    "constants: unknown rank",
+    "the axis that a constant runs along follows from the rank",
+    'raise Illegal("the rank of its input is not known, so neither is the axis that the constant runs along")',
+    "rank = 2",
+)
+guard("constants: more axes", "a constant of more axes makes a value larger", "if constant.dim() > rank + 2:")
+guard(
+    "constants: one number of many axes",
+    "a constant of one number and five axes makes an image one of five",
+    "and (constant.dim() <= 1 or (rank is not None and constant.dim() <= rank + 2)):",
+    ":",
+)
+guard(
+    "constants: channels", "a constant runs along the channels, and no other axis", "if channels != constant.numel():"
+)
+
+guard.of("operators/aten.py", OWN, EXPORT)
+guard("aten: transposed", "a transposed convolution is another one", "if transposed is not False:")
+guard(
+    "aten: computed pad",
+    "an amount that is computed from the input is not known",
+    "if not all(isinstance(n, int) for n in amounts):",
+)
+guard(
+    "aten: other results of a norm",
+    "a norm whose saved statistics are read stays",
+    "if target in TUPLES and any(u.target is not py.getitem or u.args[1] != 0 for u in op.node.users):",
+)
+guard("aten: training norm", "a norm that trains depends on its batch", 'if given.get("training", False) is not False:')
+guard(
+    "aten: items",
+    "an item of a chunk is not the whole",
+    "if not isinstance(source, fx.Node) or source.target not in TUPLES or index != 0:",
+)
+guard("aten: training dropout", "a dropout that trains drops", "if training is not False:")
+guard("aten: casts", "a cast to another type is not linear", "if not _alike(before, after):")
+
+# --------------------------------------------------------------------------------------------- analysis: forms, effects
+guard.of("analysis/forms.py")
+guard(
+    "names: shift",
+    "a value and a constant are not another name of the value",
+    "plain = len(self.terms) == 1 and self.terms[0].is_source and (self.shift is ZERO or not self.shift.any())",
+    "plain = len(self.terms) == 1 and self.terms[0].is_source",
+)
+guard(
+    "scale of a sum",
+    "a factor per channel on a sum with a value that may broadcast",
+    "if factor.dim() and len(self.terms) > 1 and any(isinstance(t.map, Scale) for t in self.terms):",
+)
+guard(
+    "shift: channels",
+    "a constant of more channels makes a value wider",
+    "if constant.dim() and isinstance(term.map, ConvMap) and len(constant) != term.map.out_channels:",
+)
+guard(
+    "add: ranks",
+    "values of different rank are not added",
+    "if a.rank is not None and b.rank is not None and a.rank != b.rank:",
+)
+guard(
+    "merge: no convolution",
+    "two pools of one value are not a convolution",
+    'raise Illegal("there is no convolution of the same value to merge it with")',
+    "pass",
+)
+guard(
+    "composition: a sum",
+    "a map of a sum is not the map of its first part",
+    "if len(form.terms) != 1:",
+    "if False:",
+    more=(("(term,) = form.terms", "term = form.terms[0]"),),
+    tests=(f"{REGRESSIONS}::test_exact", f"{REGRESSIONS}::test_two_convolutions_of_one_sum"),
+)
+guard(
+    "composition: rank of the value",
+    "a linear layer on an image is not a 1x1 convolution",
+    "if form.rank is not None and form.rank != len(outer.taps):",
+)
+guard(
+    "shift: place",
+    "a shift must not get lost",
+    'raise Illegal("no convolution in the sum has the channels of the constant that is added to it")',
+    "return -1",
+)
+guard(
+    "shift: channels of the bias",
+    "the bias has the channels of the convolution that takes it",
+    "and (form.shift.dim() == 0 or len(form.shift) == term.map.out_channels):",
+    ":",
+)
+guard("merge: broadcast", "conv8to1(x) + x broadcasts", "if conv.in_channels != conv.out_channels:")
+guard(
+    "composition: bias at the border",
+    "a bias before a padded convolution shows at the border",
+    'if outer.mode == "zeros":',
+)
+guard(
+    "composition: channels of a shift",
+    "a constant is read by as many channels as it has",
+    "if shift.dim() and len(shift) != outer.in_channels:",
+)
+guard(
+    "constants: lengths", "constants of different lengths do not meet", "if a.dim() and b.dim() and len(a) != len(b):"
+)
+
+guard.of("analysis/effects.py", OWN, HAZARDS, REGRESSIONS, EXPORT)
+guard(
+    "writes: in-place modules",
+    "ReLU(inplace=True) writes",
+    'return first if getattr(module, "inplace", False) else []',
+    "return []",
+)
+guard(
+    "writes: unknown modules",
+    "a module that nobody looks into may write to what it is given",
+    "else []\n        return list(iterate((node.args, node.kwargs)))",
+    "else []\n        return []",
+)
+guard(
+    "writes: unknown functions",
+    "a function that nobody looks into may write to what it is given",
+    "if not is_torch(node):",
+)
+guard("writes: out", "out= is written to", 'out = list(iterate(node.kwargs.get("out")))', "out = []")
+guard("writes: by assignment", "x[i] = y writes to x", 'in (*INPLACE, "__setitem__", "setitem")', "in INPLACE")
+guard(
+    "writes: operators by name",
+    "x += y and x.add_(y) write to x",
+    'if name_of(node) in (*INPLACE, "__setitem__", "setitem") or _inplace_by_name(node):',
+)
+guard(
+    "writes: methods by name",
+    "x.add_(y) writes to x",
+    'trailing = name.endswith("_") and not name.endswith("__")',
+    "trailing = False",
+)
+guard(
+    "writes: inplace=True",
+    "F.relu(x, inplace=True) writes to x",
+    'or node.kwargs.get("inplace") is True',
+    "",
+    tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads",),
+)
+guard(
+    "writes: inplace by position",
+    "F.relu(x, True) writes to x",
+    "or _positional_inplace(node)",
+    "",
+    tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads",),
+)
+guard("writes: by schema", "aten.add_ writes to its operand", "(a.alias_info.is_write or not write)", "not write")
+guard(
+    "aliases: by schema",
+    "aten.dropout in eval mode returns its operand",
+    "return declared or (list(iterate((node.args, node.kwargs))) if _may_return_operand(node) else [])",
+    "return declared",
+)
+guard(
+    "aliases: views",
+    "chunk and transpose share memory with what they read",
+    "return written\n    return list(iterate((node.args, node.kwargs)))",
+    "return written\n    return written",
+)
+guard(
+    "aliases: modules",
+    "a module that nobody looks into may return what it is given",
+    "return written if fresh else list(iterate((node.args, node.kwargs)))",
+    "return written",
+)
+guard(
+    "aliases: subclasses",
+    "a subclass of a convolution may return what it is given",
+    'fresh = isinstance(module, FRESH_MODULES) and type(module).__module__.startswith("torch.nn.")',
+    "fresh = isinstance(module, FRESH_MODULES)",
+)
+guard(
+    "effects: higher-order operators",
+    "an operator that runs a graph of its own may do anything",
+    "if isinstance(node.target, torch._ops.HigherOrderOperator):",
+    tests=(f"{OWN}::test_operators",),
+)
+guard(
+    "effects: names of other functions",
+    "a function of the user's that is called relu is not torch's",
+    'return home.split(".")[0] in ("torch", "_operator", "operator", "math", "builtins")',
+    "return True",
+)
+guard(
+    "constants: random",
+    "a random number is drawn anew in each call",
+    "and name_of(node) not in RANDOM",
+    "",
+    tests=(f"{OWN}::test_constants_that_change",),
+)
+guard(
+    "constants: in-place",
+    "an in-place operator on a parameter is not run while merging",
+    'and not name_of(node).endswith("_")',
+    "",
+    tests=(f"{OWN}::test_constants_that_change",),
+)
+guard(
+    "constants: writes",
+    "an operator that writes to a parameter is not run while merging",
+    "and not may_write(node, None)",
+    "",
+    tests=(f"{OWN}::test_constants_that_change",),
+)
+guard(
+    "constants: out",
+    "an operator that writes to a parameter by out= is not run while merging",
+    'and "out" not in node.kwargs\n',
+    "\n",
+    tests=(f"{OWN}::test_constants_that_change",),
+)
+
+guard.of("analysis/program.py", OWN, HAZARDS, REGRESSIONS, EXPORT)
+guard(
+    "constants: written parameters",
+    "a buffer that is written to is not a constant",
+    "return None if tensor is None or self.is_written(node) else tensor.detach()",
+    "return None if tensor is None else tensor.detach()",
+)
+guard(
+    "constants: written values",
+    "a value computed from constants and then written to is not a constant",
+    "or not effects.is_deterministic(node) or self.is_written(node):",
+    "or not effects.is_deterministic(node):",
+)
+guard("aliases: inputs", "a caller may pass one tensor twice", "self._alias.union(inputs[0], node)", "pass")
+guard(
+    "aliases: storage",
+    "two buffers may share memory",
+    "self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)",
+    "pass",
+)
+guard("aliases: values", "a view is written to through its base", "self._alias.union(other, node)", "pass")
+guard(
+    "written between",
+    "a value that is written between two reads is two values",
+    "return self.nodes[writes[i]] if i < len(writes) and writes[i] <= self.position[end] else None",
+    "return None",
+)
+guard(
+    "state that tracing made",
+    "a tensor made in forward and written to is made anew in each call",
+    "return any(self.is_written(node) for node in made)",
+    "return False",
+    ANY,
+)
+
+# ------------------------------------------------------------------------------------------------------------ the cover
+guard.of("cover/regions.py", OWN, HAZARDS, REGRESSIONS, COMPOSED)
+guard(
+    "rules that trip",
+    "an unusual call does not stop the pass",
+    "except Exception as error:",
+    "except ZeroDivisionError as error:",
+    tests=(f"{OWN}::test_operators",),
+)
+guard(
+    "required: nobody reads it",
+    "a value that nobody reads may be written to",
+    "hard = not readers or node in self.barriers",
+    "hard = node in self.barriers",
+)
+guard(
+    "required: read by others",
+    "a value that an operator outside the algebra reads exists",
+    "if linear is None or user in self.barriers or node not in linear.operands:",
+)
+guard(
+    "required: two roots",
+    "a value that two roots need is computed once",
+    "if hard or (len(reached) > 1 and node in convolves):",
+    "if hard:",
+)
+guard(
+    "required: sources",
+    "the source of a region exists",
+    "for term in form.terms:\n                self._require_source(term.source)",
+    "",
+    tests=(f"{REGRESSIONS}::test_exact", f"{COMPOSED}::test_is_one", f"{REGRESSIONS}::test_no_false_alarm"),
+)
+guard(
+    "required: separated values",
+    "a value that a region adds up exists",
+    "for node in values:\n                self._require(node)",
+    "",
+    tests=(f"{REGRESSIONS}::test_exact", f"{COMPOSED}::test_is_one", f"{REGRESSIONS}::test_no_false_alarm"),
+)
+guard("stale forms", "a value that is needed after all was looked through before", "self.stale.add(node)", "pass")
+guard(
+    "late: stale",
+    "forms that looked through a needed value are computed again",
+    "late = self.stale - self.kept or ",
+    "late = ",
+)
+guard(
+    "late: kept after all",
+    "an interior value that something else reads is not dropped",
+    "or self._kept_after_all() - self.kept",
+    "",
+)
+guard(
+    "reads: written before",
+    "an operand that is written to before it is read",
+    "if writer is not None and writer is not reader:",
+)
+guard(
+    "reads: constants",
+    "a convolution of constants is not one of the image",
+    "if linear.composes and self.program.constant(operand) is not None:",
+)
+guard(
+    "interior: names",
+    "another name of the source is for others to read as well",
+    "if linear.composes and form is not None and form.source is not None:",
+)
+guard(
+    "reach",
+    "the convolutions of two blocks are not composed: each may be called on its own",
+    "if len(set(children)) < len(children):",
+)
+guard("region: shift", "a shift has a convolution to go to", "place_shift(form)\n", "pass\n")
+guard("region: layout", "each map of a region is a plain convolution", "term.map.layout()", "pass")
+guard(
+    "region: plain multiples",
+    "what is added to the convolutions is a value, or a multiple by a number",
+    "elif isinstance(term.map, Window) or term.map.value.dim():",
+)
+guard("region: types", "float32 norms do not turn a half convolution into a float32 one", "if len(dtypes) != 1:")
+guard(
+    "region: sizes",
+    "convolutions of one input with outputs of different size broadcast",
+    "if places.setdefault(term.source, place) != place:",
+    "if places.setdefault(term.source, place) != place and False:",
+)
+guard(
+    "region: size of the input",
+    "a convolution's input is not added to an output of another size",
+    "if not isinstance(term.map, ConvMap) and (set(stride) - {1} or any(extent)):",
+)
+guard("region: writes outside", "an in-place operator that writes to what lives on is kept", "if outside is not None:")
+guard(
+    "region: inputs live on",
+    "an input or a parameter lives on outside of the merge",
+    'if n.op not in ("placeholder", "get_attr") and n.users and',
+    "if n.users and",
+)
+guard("region: written sources", "a source is not written to before the merge reads it", "if writer is not None:")
+
+guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
+guard(
+    "sharing: calls",
+    "a module that is called twice is not replaced",
+    "alone = self.times[module] == twins and ",
+    "alone = ",
+)
+guard(
+    "sharing: weights",
+    "a module whose weights are read elsewhere is not replaced",
+    " and self.read.isdisjoint(map(id, tensors(module)))",
+    "",
+)
+guard(
+    "sharing: unseen code",
+    "a module that code which could not be traced may call is not replaced",
+    "return alone and not self.pinned(join(piece.path, str(node.target)))",
+    "return alone",
+)
+guard(
+    "sharing: several names",
+    "unseen code may call a module under another name",
+    "self.names.get(path, (path,))",
+    "(path,)",
+)
+guard(
+    "twins: what they do",
+    "two calls of one module that take different branches are not alike",
+    "return call.module, self.ordinal[node], does, given",
+    "return call.module, self.ordinal[node], given",
+)
+guard(
+    "twins: what they are given",
+    "a module that is handed one value twice does not do what it does with two",
+    "return call.module, self.ordinal[node], does, given",
+    "return call.module, self.ordinal[node], does",
+)
+guard(
+    "place: one region each",
+    "two regions do not take the place of one operator",
+    "if inside[p.site] <= (p.site is not r.root)]",
+    "]",
+)
+guard(
+    "in place: replaceable",
+    "a convolution that somebody else calls does not take the merged weights",
+    "if not all(usage.replaceable(piece, n, twins) for n in in_place):",
+)
+guard(
+    "in place: ways in",
+    "a method that runs the convolution without its norm",
+    "if placement.in_place and not _whole(call, [*in_place, *leaves]):",
+)
+guard(
+    "in place: bias",
+    "code that asks for the bias of a convolution does not see the merged one",
+    'if "bias" in call.absent:',
+    tests=(f"{REGRESSIONS}::test_code_that_asks_for_a_bias",),
+)
+guard(
+    "swapped: replaceable",
+    "a norm that somebody else calls does not become a pass-through",
+    "placement.swapped = [n for n in leaves if usage.replaceable(piece, n, twins)]",
+    "placement.swapped = leaves",
+)
+guard(
+    "swapped: ways in",
+    "a method that runs a norm without the join before it",
+    "placement.swapped = [n for n in placement.swapped if not _on_its_own(n, around, call)]",
+    "pass",
+)
+guard(
+    "new forwards: calls",
+    "a module that is called in another way keeps its forward",
+    "return all(usage.times[module] == twins for module in changed)",
+    "return True",
+)
+guard(
+    "chain: no branches",
+    "a region with branches is not done in its last convolution",
+    "if len(region.form.terms) != 1 or len(path) != len(region.nodes) or site is None:",
+    "if site is None:",
+)
+guard(
+    "chain: stack",
+    "a stack of one goes with the sum that undoes it",
+    "if len(operands) != 1 or _is_stack(operands[0]):",
+    "if len(operands) != 1:",
+)
+guard("join: stack", "a stack goes with the sum that undoes it", " or _is_stack(follow):", ":")
+
+guard.of("cover/flat.py", OWN, EXPORT)
+guard(
+    "flat: types", "merged weights have the type of the value", "if value is not None and value.dtype != region.dtype:"
+)
+guard(
+    "flat: names of modules",
+    "a convolution that another node calls keeps its weights",
+    'if node.op == "call_module" and node.target == path and node is not conv:',
+)
+guard(
+    "flat: names of weights",
+    "weights that another node reads keep their names",
+    'if node.op == "get_attr" and str(node.target).startswith(f"{path}.") and not set(region.nodes) >= {*node.users}:',
+)
+guard(
+    "flat: shared weights",
+    "regions of the same operators on other weights do not share merged ones",
+    "return str(node.target)\n        if region",
+    'return "weight"\n        if region',
+)
+
+guard.of("cover/liveness.py", OWN, HAZARDS, REGRESSIONS, ANY, RESULT)
+guard("removal: used", "a module that still runs is not taken out", " or self._is_used(module):", ":")
+guard(
+    "removal: unseen code",
+    "a module that unseen code may call is not taken out",
+    "if owner is None or pinned(path):",
+    "if owner is None:",
+)
+guard(
+    "removal: other methods",
+    "a module that a method beside forward calls is not taken out",
+    "names[owner] = names[owner].union(*entry_points(type(rewritten[owner])))",
+    "pass",
+)
+guard(
+    "removal: names",
+    "a module whose name other code mentions is not taken out",
+    'if path.removeprefix(owner).strip(".").split(".")[0] not in names[owner]:',
+    "if True:",
+)
+guard(
+    "removal: live tensors", "a parameter that is still read is not taken out", "if key not in self.live_tensors)", ")"
+)
+guard(
+    "removal: tensors of unseen code",
+    "a parameter that unseen code may read is not taken out",
+    "for key, path in self.dead_tensors.items() if not pinned(path))",
+    "for key, path in self.dead_tensors.items())",
+)
+guard(
+    "removal: hooks",
+    "what a hook mentions is not taken out",
+    "waiting: list[object] = [forward, *hooks]",
+    "waiting: list[object] = [forward]",
+)
+guard(
+    "removal: tables of helpers",
+    "what a helper in a table mentions is not taken out",
+    "waiting.extend(_items(value))",
+    "pass",
+)
+guard(
+    "copy: live tensors",
+    "only tensors that are dropped are shared with the caller's model",
+    "return [tensor for tensor in found if id(tensor) not in kept]",
+    "return found",
+)
+
+# ----------------------------------------------------------------------------------------------- plan, weights, rewrite
+guard.of("plan.py", OWN, HAZARDS, REGRESSIONS, ANY, EXPORT)
+guard("plan: state", "a forward that writes to a tensor that it makes is left alone", "if program.keeps_state():")
+guard(
+    "plan: autocast in a graph",
+    "a graph that sets autocast is left alone",
+    'if any(effects.name_of(node) == "_enter_autocast" for node in program.nodes):',
+)
+guard(
+    "plan: autocast in a forward",
+    "a forward that sets autocast is not rewritten",
+    'if "autocast" in reachable_names(call.module):',
+)
+guard(
+    "plan: names",
+    "a merged convolution does not take the name of something else",
+    "n not in used and not hasattr(owner, n))",
+    "n not in used)",
+)
+guard(
+    "plan: needed values",
+    "a value that a merged convolution reads is computed",
+    "if node in edits.gone or node in needed or",
+    "if node in edits.gone or",
+)
+guard(
+    "plan: read values",
+    "a value that something else reads is computed",
+    "unread = all(user in recomputed for user in node.users)",
+    "unread = True",
+)
+guard(
+    "plan: read constants",
+    "a constant that something else reads is computed",
+    "unread = all(user in recomputed or edits.passing.get(user, node) is not node for user in node.users)",
+    "unread = True",
+)
+
+guard.of("weights.py", OWN, HAZARDS, REGRESSIONS, RESULT)
+guard(
+    "proof",
+    "a merge that gives another result is not applied",
+    "if not region.error <= TOLERANCE:\n        size",
+    "if False:\n        size",
+    "tests/test_fuzz.py::test_a_wrong_rule_is_stopped_by_the_proof_and_noticed",
+    OWN,
+)
+guard(
+    "proof: that cannot be run",
+    "a proof that raises is no proof",
+    'return f"the check could not be run: {type(error).__name__}: {error}"',
+    "raise",
+)
+guard(
+    "overflow",
+    "a weight that the model's type cannot hold is not cast to it",
+    "if not all(math.isfinite(extreme) for extreme in torch.aminmax(cast)):",
+)
+guard(
+    "caller's weights",
+    "the merge does not write to the model's own float64 weights",
+    "return double.clone() if double.data_ptr() == tensor.data_ptr() else double",
+    "return double",
+)
+guard(
+    "weights: views",
+    "two views of one weight are two weights",
+    "return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()",
+    "return tensor.data_ptr(), tensor.dtype, tensor.shape",
+)
+guard("weights: workspace", "the workspace holds one weight at a time", "self.largest = None  # only once", "pass  #")
+
+guard.of("validate.py", OWN, HAZARDS, REGRESSIONS)
+guard(
+    "proof: sources",
+    "an in-place operator does not write to the proof's input",
+    "return value.clone() if node in self.samples else value",
+    "return value",
+    tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads", f"{HAZARDS}::test_hazards_are_computed_rightly"),
+)
+guard("proof: shapes", "results of different shapes differ", "if expected.shape != found.shape:")
+guard(
+    "proof: not finite",
+    "NaN is no agreement",
+    "return error if math.isfinite(error) and math.isfinite(whole) else math.inf",
+    "return 0.0 if error != error else error",
+)
+guard(
+    "proof: every position",
+    "a kernel that reads computed values needs all of them",
+    "if region.composes:",
+    None,
+    COMPOSED,
+    OWN,
+    tests=(f"{COMPOSED}::test_is_one",),
+)
+
+guard.of("rewrite.py", OWN, HAZARDS, REGRESSIONS, ANY)
+guard(
+    "rewrite: several names",
+    "a module is replaced under all of its names",
+    "for parent, name in places[old]:",
+    "for parent, name in places[old][:1]:",
+    tests=(f"{REGRESSIONS}::test_a_module_under_two_names",),
+)
+guard(
+    "rewrite: settings",
+    "what is read off a module besides its weights is there",
+    "for key, value in _extras(old, module).items():",
+    "for key, value in ():",
+    tests=(f"{COMPOSED}::test_settings_of_a_module_that_is_composed_away_can_still_be_read",),
+)
+guard(
+    "rewrite: entries of a list",
+    "in a list the others keep their places",
+    "elif isinstance(owner, nn.Sequential | nn.ModuleList):",
+)
+guard(
+    "rewrite: pass-throughs with weights",
+    "a module that somebody reads weights of is not a pass-through",
+    "and not _has_weights(modules[path]):",
+    ":",
+)
+
+guard.of("rewrite_flat.py", OWN, EXPORT)
+guard("flat: assertions", "assertions on what stays are kept", " and _reads_only(n, edits)]", "]")
+guard(
+    "flat: names of results",
+    "a signature finds its results",
+    'if site in program.piece.kept or any(user.op == "output" for user in total.users):',
+)
+
+guard.of("api.py", OWN, "tests/test_example_inputs.py", BAD, RESULT)
+guard("examples: compared", "outputs that differ on the example inputs are refused", "if not result.ok:")
+guard("examples: undone", "an error leaves the model as it was", "undo.restore()", "pass")
+guard(
+    "examples: inputs",
+    "the example inputs are not written to",
+    "output = model(*copy.deepcopy(inputs, symbols))",
+    "output = model(*inputs)",
+)
+guard(
+    "examples: buffers",
+    "a run on the example inputs does not change the model's buffers",
+    "return owning_copy(model, except_for=model.parameters())",
+    "return model",
+)
+guard("examples: NaN", "two NaNs are no agreement", '.nan_to_num(nan=float("inf"))', ".nan_to_num(nan=0.0)")
+guard(
+    "examples: shapes",
+    "outputs of other shapes are not compared",
+    "if [t.shape for t in expected] != [t.shape for t in found]:",
+)
+guard(
+    "caller's model",
+    "tracing runs a copy of the model, not the model",
+    "plan = make_plan(structural_copy(model), model, policy, observed, progress)",
+    "plan = make_plan(model, model, policy, observed, progress)",
+)
+
+# -------------------------------------------------------------------------------------------------------------- capture
+guard.of("capture/checks.py", BAD, EXPORT)
+guard("input: training mode", "a model in training mode is refused", "if model.training:")
+guard("input: TorchScript", "TorchScript is refused", "if isinstance(model, ScriptModule):")
+guard("input: lazy", "a lazy parameter is refused", "if is_lazy(tensor):")
+guard("input: meta", "a tensor without values is refused", "if tensor.is_meta or isinstance(tensor, FakeTensor):")
+guard(
+    "input: exported in training mode",
+    "a program exported in training mode is refused",
+    "if training and all(mode for _, mode in training):",
+)
+
+guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "trace: in-place operators",
+    "x += y changes what other names of x see",
+    "for _name in INPLACE:",
+    "for _name in ():",
+    tests=(f"{HAZARDS}::test_hazards_are_computed_rightly",),
+)
+guard(
+    "trace: numbers",
+    "size += 1 makes a new number",
+    "if is_number(self.node):",
+    tests=(f"{ANY}::test_code_around_a_join", OWN),
+)
+guard(
+    "trace: assigned attributes",
+    "x.data = y changes x",
+    'if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):',
+)
+guard(
+    "trace: guesses of the whole",
+    "a forward that catches an error of the tracer's is not traced",
+    "if self.calls[0].guessed:",
+)
+guard("trace: guesses of a part", "a module that catches an error of the tracer's is not traced", "if call.guessed:")
+guard(
+    "trace: state of the whole",
+    "a forward that changes the module is not traced",
+    "if _changed(root, state, but=set(self.tensor_attrs.values())):",
+)
+guard("trace: state of a part", "a module that changes itself is not traced", "if _changed(m, state):")
+guard(
+    "trace: random numbers",
+    "a random number is drawn anew in each call",
+    "_no_random(type(root).__name__), ",
+    "",
+    tests=(f"{ANY}::test_code_around_a_join",),
+)
+guard(
+    "trace: random numbers of a part",
+    "only the module that draws random numbers is not traced",
+    "with _no_random(path) if self.watch_random else contextlib.nullcontext():",
+    "with contextlib.nullcontext():",
+    tests=(f"{ANY}::test_code_around_a_join", OWN),
+)
+guard(
+    "trace: calls of their own",
+    "a module whose __call__ does more than its forward",
+    "if type(m).__call__ is not nn.Module.__call__:",
+    tests=(f"{REGRESSIONS}::test_a_call_of_its_own",),
+)
+guard(
+    "trace: what is handed in",
+    "a module that adds to a list that it was given",
+    "if (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs):",
+)
+guard(
+    "trace: keyword-only arguments",
+    "an input that can only be given by name",
+    "if parameter.kind is parameter.KEYWORD_ONLY:",
+)
+guard(
+    "trace: copies that are the original",
+    "a module that refuses to be copied is left alone",
+    "seen: set[nn.Module] = set(shared)",
+    "seen: set[nn.Module] = set()",
+    more=(('opaque = dict.fromkeys(shared, "its copy is itself")', "opaque = {}"),),
+)
+guard(
+    "trace: forwards on the instance, of the whole",
+    "a forward that was replaced on the instance",
+    'raise TypeError("its forward is replaced on the instance")',
+    "pass",
+)
+guard(
+    "opaque: forwards on the instance",
+    "a forward that was replaced on the instance",
+    'return "its forward is replaced on the instance"',
+    "return None",
+)
+guard("opaque: hooks", "a hook changes what a call does", "if hooks:")
+guard(
+    "opaque: parametrized",
+    "a parametrization is not a Sequential of torch's",
+    'return "it is parametrized"',
+    "return None",
+)
+guard("opaque: TorchScript", "TorchScript is not traced", 'return "it is TorchScript"', "return None")
+guard(
+    "subclasses",
+    "a subclass with a forward of its own does not do what its base does",
+    "return base if same and plain else None",
+    "return base if plain else None",
+)
+guard(
+    "subclasses: _conv_forward",
+    "a subclass with a _conv_forward of its own does not do what its base does",
+    '"forward", "_conv_forward", "__call__"',
+    '"forward", "__call__"',
+)
+guard("subclasses: changed later", "a class may get another forward between two merges", "_BUILTIN.clear()", "pass")
+
+guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "forward: results",
+    "a forward that returns an object of its own class is not rewritten",
+    "if not _is_plain(self.call.output):",
+)
+guard(
+    "forward: arguments that do not fit",
+    "a decorated forward may take other arguments",
+    "raise Illegal(f\"the arguments of '{self.call.path}' do not fit its forward: {error}\") from None",
+    "raise",
+)
+guard(
+    "forward: one value twice",
+    "a forward for one value given twice is not one for two values",
+    "if len(set(handed)) < len(handed):",
+)
+guard(
+    "forward: *args",
+    "a forward that takes any number of arguments is not rewritten",
+    "if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):\n                raise",
+    "if False:\n                raise",
+)
+guard(
+    "forward: defaults",
+    "a default that cannot be written down is not rewritten",
+    "raise Illegal(f\"forward of '{self.call.path}' has an argument {parameter}\")",
+    "outer = self.graph.placeholder(name)",
+)
+guard(
+    "forward: other values of arguments",
+    "a forward for one value of a flag refuses another",
+    "self.scope.guards[name] = value",
+    "pass",
+)
+guard(
+    "forward: entered from outside",
+    "a node of another module's forward is not part of this one",
+    "if owner.parent is None:",
+)
+guard(
+    "forward: half of a child",
+    "a child of which another part is used is still called",
+    "if any(edits.gone[n] is self.call for n in vanishing):",
+)
+guard(
+    "forward: children of others",
+    "a module that is not inside this one cannot be called by name",
+    "if child.module not in self.modules:",
+)
+guard(
+    "forward: modules of others",
+    "a leaf that is not inside this one cannot be called by name",
+    "if module not in self.modules:",
+)
+guard(
+    "forward: objects",
+    "an object that a graph refers to cannot be held by a module",
+    "if not isinstance(value, Tensor):",
+)
+guard(
+    "forward: values of others",
+    "a value that is not handed to a module is not there",
+    "raise Illegal(f\"a value that '{self.call.path or 'the model'}' needs is not handed to it\")",
+    "return None",
+)
+guard(
+    "pass-throughs: what they return",
+    "a forward that returns something else is no pass-through",
+    "return inputs == [node]",
+    "return bool(inputs)",
+)
+guard(
+    "pass-throughs: children",
+    "a forward that calls a child is no pass-through",
+    "if not isinstance(module.get_submodule(str(node.target)), nn.Identity):",
+)
+
+guard.of("capture/clone.py", OWN, ANY, RESULT)
+guard(
+    "copy: compiled calls",
+    "the copy of a compiled module does not run the original",
+    'copied.pop("_compiled_call_impl", None)',
+    "pass",
+)
+guard(
+    "copy: caches with gradients",
+    "a tensor with a gradient that forward left behind refuses a copy",
+    "if t.grad_fn is not None}",
+    "if False}",
+)
+guard(
+    "copy: classes that copy in their own way",
+    "a class with a __deepcopy__ of its own is left to use it",
+    "all(getattr(kind, name, None) is ours for name, ours in PROTOCOL.items())",
+    "True",
+)
+
+guard.of("capture/exported.py", OWN, EXPORT)
+guard(
+    "export: gradients", "a program that computes gradients is refused", "if signature.backward_signature is not None:"
+)
+guard(
+    "export: written buffers",
+    "a program that writes to a buffer goes on doing so",
+    "if spec.kind in mutations and isinstance(value, fx.Node) and spec.target in attributes:",
+)
+guard(
+    "export: preserved signatures",
+    "values that a preserved signature names are kept",
+    "piece.kept = {n for n in self.graph.nodes if n.name in named}",
+    "piece.kept = set()",
+)
+guard("export: modules", "a module that the graph calls is not looked into", "if reason:")
+guard(
+    "export: taken names",
+    "a merged weight does not take the name of something else",
+    "piece.taken = self._taken()",
+    "piece.taken = set()",
+)
+
+GUARDS: list[Guard] = guard.guards
+
+# Refusals without which nothing would be wrong: the file, how the message begins, and why.
+NOT_GUARDS: dict[tuple[str, str], str] = {
+    ("convmap.py", "the kernel of the two together"): "memory: an exact kernel that is too large to be worth it",
+    ("analysis/forms.py", "merging would cost more"): "cost: exact, but slower",
+    ("operators/registry.py", "{op.program.describe(node)} is not linear"): "says that an operator has no rule",
+}
+
+# What lets every merge pass unproved.
+NO_PROOF: list[Edit] = [
+    (
+        "fxrep/weights.py",
+        "check = Check(region, device)",
+        "modules, weights = _convolutions(region, doubles.take, shift)\n        raise ArithmeticError",
+    ),
+    (
+        "fxrep/weights.py",
+        'return f"the check could not be run: {type(error).__name__}: {error}"',
+        'if not isinstance(error, ArithmeticError):\n            return "no modules"\n        region.error = 0.0',
+    ),
+]
