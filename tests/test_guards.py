@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import fxrep
+from fxrep import validate, weights
+from fxrep.convmap import ConvMap, Illegal
+from fxrep.operators import MODULES
 from tests.helpers import randomize, relative_error
 
 Body = Callable[[Any, Tensor], Any]
@@ -132,7 +137,7 @@ OPERATORS: dict[str, Body] = {
     "a pad of the channels": lambda m, x: m.six(F.pad(x, (0, 0, 0, 0, 1, 1))),
     "a pad with ones": lambda m, x: m.b(F.pad(x, (1, 1, 1, 1), value=1.0)),
     "a pad of the features": lambda m, x: F.linear(F.pad(x.exp(), (1, 0)), m.six.weight.flatten(1)),
-    "a computed window": lambda m, x: m.b(F.avg_pool2d(x, x.shape[0], 1)),
+    "a computed window": lambda m, x: m.b(F.avg_pool2d(x, (x.shape[0], 1), 1)),
     "a pool that rounds up": lambda m, x: m.b(F.avg_pool2d(x, 2, 2, ceil_mode=True)),
     "a pool of what is inside": lambda m, x: m.plain(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)),
     "a pool with another divisor": lambda m, x: m.b(F.avg_pool2d(x, 2, 1, divisor_override=3)),
@@ -144,6 +149,10 @@ OPERATORS: dict[str, Body] = {
     "items of a list": lambda m, x: (lambda h: h[0] + h[1])(m.id([m.a(x), m.b(x)])),
     "an item of a chunk": lambda m, x: m.six(torch.cat([m.a(x), x.chunk(2, 1)[0]], 1)),
     "a norm by its batch": lambda m, x: F.batch_norm(m.a(x), None, None, training=True),
+    "a norm by its batch that has statistics": lambda m, x: F.batch_norm(
+        m.a(x), m.n.running_mean.clone(), m.n.running_var.clone(), training=True
+    ),
+    "two multiples of one value": lambda m, x: m.a(x.exp()) + m.plain(x.exp()) + x * m.c + x * m.table,
     "two pools": lambda m, x: F.avg_pool2d(x, 3, 1, 1) + F.avg_pool2d(x, 5, 1, 2),
     "a pool and a convolution of another rank": lambda m, x: m.linear(x[..., :4]) + m.b(x)[..., :4],
 }
@@ -167,7 +176,7 @@ def test_a_constant_of_a_larger_type() -> None:
 def test_a_dropout_that_drops(dropout: Any) -> None:
     model = Model(lambda m, x: m.n(m.d(m.a(x))))
     model.d = dropout
-    model.double().eval()
+    randomize(model).double()
     if isinstance(dropout, nn.Module):
         dropout.train()
     expected = outputs(copy.deepcopy(model), image())
@@ -228,6 +237,18 @@ class ReturningConv(nn.Conv2d):
         return x if x.sum() > 0 else x[:]
 
 
+def _after(write: Callable[[Any, Tensor], Any]) -> Body:
+    """The value is written to when both branches have read it, and before they are added."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        h = x.exp()
+        first, second = m.a(h), m.b(h)
+        write(m, h)
+        return first + second  # type: ignore[no-any-return]
+
+    return body
+
+
 def _set(m: Any, h: Tensor) -> None:
     h[:, 0] = 3.0
 
@@ -238,6 +259,8 @@ def _iadd(m: Any, h: Tensor) -> None:
 
 WRITES: dict[str, Body] = {
     "a method": _between(lambda m, h: h.mul_(2)),
+    "a method, after both": _after(lambda m, h: h.mul_(2)),
+    "an assignment, after both": _after(_set),
     "an operator": _between(_iadd),
     "an assignment": _between(_set),
     "inplace=True": _between(lambda m, h: F.threshold(h, 1.5, 0.0, inplace=True)),
@@ -338,3 +361,316 @@ def test_the_reason_for_a_norm_that_stays(case: str) -> None:
     model = Model(lambda m, x: m.n(m.a(x))).eval()
     change(model)
     assert reason in reasons(fxrep.reparameterize(model))
+
+
+def _narrow(function: Any) -> Body:
+    """A body in which the result goes to an ``out=`` of a smaller type."""
+    return lambda m, x: function(m, x, x.new_empty(0, dtype=torch.float32))
+
+
+NARROW: dict[str, Body] = {
+    "add": _narrow(lambda m, x, out: torch.add(m.a(x), m.b(x), out=out)),
+    "mul": _narrow(lambda m, x, out: torch.mul(m.a(x), 2.0, out=out)),
+    "stack": _narrow(lambda m, x, out: torch.stack([m.a(x), m.b(x)], out=out).sum(0)),
+    "sum": _narrow(lambda m, x, out: torch.sum(stacked(m, x), 0, out=out)),
+}
+
+
+@pytest.mark.parametrize("case", NARROW)
+def test_an_out_of_another_type(case: str) -> None:
+    """Nobody else reads it, but it decides the type of the result."""
+    assert_same(Model(NARROW[case]))
+
+
+# ------------------------------------------------------------------------------------------------------ exported graphs
+class Exported(nn.Module):
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.a, self.n, self.t = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 1)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, x)
+
+
+EXPORTED: dict[str, Body] = {
+    "transposed": lambda m, x: m.n(m.t(x)),
+    "one dropout that drops": lambda m, x: m.n(F.dropout(m.a(x), 0.5, True)),
+    "an item of a chunk": lambda m, x: m.n(m.a(torch.cat(x.chunk(2, 1)[::-1], 1))),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTED)
+def test_exported_operators(case: str) -> None:
+    program = torch.export.export(randomize(Exported(EXPORTED[case])).double(), (image(),)).run_decompositions()
+    expected = outputs(program.module(), image())
+    assert_all_close(outputs(fxrep.reparameterize(program).module(), image()), expected)
+
+
+def test_a_norm_of_which_more_than_the_value_is_read() -> None:
+    """Its second result is not the second image of a batch."""
+    graph = fx.Graph()
+    x, model = graph.placeholder("x"), randomize(Exported(lambda m, x: x)).double()
+    norm = graph.call_function(
+        torch.ops.aten._native_batch_norm_legit_no_training.default,
+        (graph.call_function(torch.ops.aten.conv2d.default, (x, graph.get_attr("a.weight"))),
+         *(graph.get_attr(f"n.{name}") for name in ("weight", "bias", "running_mean", "running_var")), 0.1, 1e-5),
+    )  # fmt: skip
+    graph.output((graph.call_function(torch.ops.aten.neg.default, (_item(graph, norm, 0),)), _item(graph, norm, 1)))
+    module = fx.GraphModule(model, graph)
+    for found, wanted in zip(outputs(fxrep.reparameterize(module), image()), outputs(module, image()), strict=True):
+        assert found.shape == wanted.shape
+        assert torch.allclose(found, wanted)
+
+
+def _item(graph: fx.Graph, node: fx.Node, i: int) -> fx.Node:
+    return graph.call_function(operator.getitem, (node, i))
+
+
+# --------------------------------------------------------------------------------------------------- forwards and names
+class Child(nn.Module):
+    """Two branches, under a forward of the case's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+
+def swapped(forward: Any) -> Any:
+    """A decorator under which a method is called with more than it takes."""
+
+    @functools.wraps(forward)
+    def around(self: Any, x: Tensor, *more: Any) -> Any:
+        return forward(self, x)
+
+    return around
+
+
+class Decorated(Child):
+    @swapped
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)  # type: ignore[no-any-return]
+
+
+class Autocast(Child):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.a(x) + self.b(x)  # type: ignore[no-any-return]
+
+
+class Named(Child):
+    merged = 3.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.a(x) + self.b(x)) * self.merged
+
+
+class Parts(Child):
+    """Of two results, one is merged with what comes after, and one is used as it is."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.a(x), self.b(x).relu()
+
+
+class Weights(Child):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.a(x) + self.b(x), self.a.weight
+
+
+class Borrowing(nn.Module):
+    """Calls modules that it does not hold."""
+
+    def __init__(self, child: nn.Module) -> None:
+        super().__init__()
+        self.others = [child]
+        self.c = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.others[0](x) + self.c(x)  # type: ignore[no-any-return]
+
+
+class Tops(nn.Module):
+    def __init__(self, child: nn.Module, body: Body) -> None:
+        super().__init__()
+        self.child, self.n, self.c, self.body = child, nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), body
+        self.borrowing = Borrowing(child)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, x)
+
+
+class Conv(nn.Conv2d):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, weight * 2, bias)
+
+
+FORWARDS: dict[str, Callable[[], nn.Module]] = {
+    "decorated": lambda: Tops(Decorated(), lambda m, x: m.child(x, 3)),
+    "a name that is taken": lambda: Tops(Named(), lambda m, x: m.child(x)),
+    "half of a child": lambda: Tops(Parts(), lambda m, x: (lambda p: m.n(p[0] + m.c(x)) * p[1])(m.child(x))),
+    "both halves of a child": lambda: Tops(Parts(), lambda m, x: (lambda p: m.n(p[0] + m.c(x)) + p[1])(m.child(x))),
+    "a child that returns its weight": lambda: Tops(
+        Weights(), lambda m, x: (lambda p: p[0] * p[1].mean() + F.conv2d(x, p[1], padding=1))(m.child(x))
+    ),
+    "the weight of a child": lambda: Tops(
+        Weights(), lambda m, x: (lambda p: m.c(x) + F.conv2d(x, p[1], padding=1))(m.child(x))
+    ),
+    "a borrowed child": lambda: Tops(Named(), lambda m, x: m.borrowing(x)),
+    "a borrowed leaf": lambda: Tops(nn.ReLU(), lambda m, x: m.borrowing(x)),
+    "a _conv_forward of its own": lambda: nn.Sequential(Conv(4, 4, 1), nn.BatchNorm2d(4)),
+}
+
+
+@pytest.mark.parametrize("case", FORWARDS)
+def test_forwards(case: str) -> None:
+    assert_same(FORWARDS[case]())
+
+
+def test_a_forward_that_sets_autocast() -> None:
+    model = nn.Sequential(Autocast(), nn.ReLU()).eval()
+    assert fxrep.reparameterize(model)(image().float()).dtype == torch.bfloat16
+
+
+def test_a_class_that_gets_another_forward_between_two_merges() -> None:
+    class Changing(nn.Conv2d):
+        pass
+
+    model = randomize(nn.Sequential(Changing(4, 4, 1), nn.BatchNorm2d(4))).double()
+    fxrep.reparameterize(model)
+    Changing.forward = lambda self, x: nn.Conv2d.forward(self, x) * 2  # type: ignore[method-assign]
+    assert_same(model)
+
+
+def test_a_weight_that_overflows() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval()
+    model[0].weight.data.fill_(100.0)
+    model[1].weight.data.fill_(1000.0)
+    after = fxrep.reparameterize(model.half())
+    assert isinstance(after[1], nn.BatchNorm2d)
+    assert "overflows" in reasons(after)
+
+
+def test_a_wrong_rule_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof finds it, and what the proof raises is a reason like any other."""
+    model = randomize(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softplus(), nn.BatchNorm2d(4))).double()
+    monkeypatch.setitem(MODULES, nn.Softplus, MODULES[nn.Identity])
+    assert "the check failed" in reasons(assert_same(model))
+    monkeypatch.setattr(weights, "relative_error", lambda *_: 1 / 0)
+    assert "could not be run" in reasons(assert_same(model))
+
+
+@pytest.mark.parametrize("found", [torch.ones(1, 2, 1, 1), torch.full((1, 2, 3, 3), float("nan"))])
+def test_what_is_no_agreement(found: Tensor) -> None:
+    assert validate.relative_error(torch.ones(1, 2, 3, 3), found) == float("inf")
+
+
+class Guessing(Child):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            size = int(x.shape[2])
+        except TypeError:
+            size = 1
+        return (self.a(x) + self.b(x)) * size
+
+
+def test_a_part_that_goes_on_after_an_error_of_the_tracers() -> None:
+    assert_same(Tops(Guessing(), lambda m, x: m.n(m.child(x))))
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+def test_a_pass_through_whose_weights_are_read() -> None:
+    model = Tops(Norm(), lambda m, x: m.child(m.c(x) + m.n(x)) * m.child.norm.running_var.view(-1, 1, 1))
+    assert_same(model)
+
+
+def test_outputs_of_other_shapes_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="cannot be compared"):
+        fxrep.verify(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3), (image().float(),))
+
+
+def test_a_program_that_computes_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(randomize(Exported(lambda m, x: m.n(m.a(x)))).double(), (image(),))
+    monkeypatch.setattr(type(program.graph_signature), "backward_signature", object())
+    with pytest.raises(ValueError, match="gradients"):
+        fxrep.reparameterize(program)
+
+
+@pytest.mark.parametrize("flat", [True, pytest.param(False, marks=pytest.mark.xfail(strict=False))])
+def test_a_graph_that_sets_autocast(flat: bool) -> None:
+    """Open: a graph that calls modules is run while it is traced, and its autocast is not recorded."""
+    graph, model = fx.Graph(), Child().eval()
+    x = graph.placeholder("x")
+    mode = graph.call_function(torch.amp.autocast_mode._enter_autocast, ("cpu", torch.bfloat16, True, True))
+    branches = []
+    for name, pad in (("a", 1), ("b", 0)):
+        weight, bias = (graph.get_attr(f"{name}.{what}") for what in ("weight", "bias"))
+        arguments = (x, weight, bias, [1, 1], [pad, pad])
+        aten = torch.ops.aten.conv2d.default
+        branches.append(graph.call_function(aten, arguments) if flat else graph.call_module(name, (x,)))
+    graph.call_function(torch.amp.autocast_mode._exit_autocast, (mode,))
+    graph.output(graph.call_function(torch.ops.aten.add.Tensor if flat else operator.add, tuple(branches)))
+    graph.eliminate_dead_code()
+    assert fxrep.reparameterize(fx.GraphModule(model, graph))(image().float()).dtype == torch.bfloat16
+
+
+# ---------------------------------------------------------------------------------------------------------- the algebra
+def conv(cin: int, cout: int, kernel: int, pads: tuple[int, int], stride: int = 1, mode: str = "zeros") -> ConvMap:
+    weight = torch.randn(cout, cin, kernel, dtype=torch.float64)
+    return ConvMap.conv(weight, stride=[stride], padding=[pads], dilation=[1], groups=1, mode=mode)
+
+
+REFUSED: dict[str, tuple[ConvMap, ConvMap]] = {
+    "channels": (conv(4, 4, 1, (0, 0)), conv(6, 4, 1, (0, 0))),
+    "ranks": (conv(4, 4, 1, (0, 0)), ConvMap.diagonal(torch.ones(4), 4, 2)),
+    "a strided 1x1": (conv(4, 4, 1, (0, 0), stride=2), conv(4, 4, 3, (1, 1), mode="reflect")),
+    "a cropped 1x1": (conv(4, 4, 1, (0, -1)), conv(4, 4, 3, (1, 1), mode="reflect")),
+    "a 3x3": (conv(4, 4, 3, (1, 1)), conv(4, 4, 3, (1, 1))),
+    "reflection outside": (conv(4, 4, 3, (2, 2), mode="reflect"), conv(4, 4, 3, (1, 1))),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_compositions_that_are_refused(case: str) -> None:
+    inner, outer = REFUSED[case]
+    with pytest.raises(Illegal):
+        inner.then(outer)
+
+
+class Widened(nn.Module):
+    """One channel times a constant of four."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.one, self.b = nn.Conv2d(4, 1, 1), nn.Conv2d(4, 4, 1)
+        self.c = nn.Parameter(torch.randn(4, 1, 1))
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, x)
+
+
+WIDENED: dict[str, Body] = {
+    "a scale of one channel": lambda m, x: m.one(x) * m.c,
+    "a shift of one channel": lambda m, x: m.one(x) + m.c,
+    "a scale before a convolution": lambda m, x: m.b(m.one(x) * m.c),
+    "a shift before a convolution": lambda m, x: m.b(m.one(x) + m.c),
+    "a scale of a value": lambda m, x: m.b(m.one(x).relu() * m.c),
+    "a shift of a value": lambda m, x: m.b(m.one(x).relu() + m.c),
+    "a sum that widens": lambda m, x: m.b(x) + m.one(x) + m.c,
+}
+WIDE = {"a scale of a value", "a shift of a value"}  # open: the convolution reads one channel as four
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.xfail(strict=False) if case in WIDE else ()) for case in WIDENED]
+)
+def test_constants_that_make_a_value_wider(case: str) -> None:
+    assert_same(Widened(WIDENED[case]))

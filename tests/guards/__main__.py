@@ -10,22 +10,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tests.guards import guards as of
-from tests.guards.guards import GUARDS, NO_PROOF, ROOT, Edit, Guard
-from tests.guards.mutant import FORK, copy_with, programs, run, suite
+from tests.guards.guards import GUARDS, NO_PROOF, ROOT, UNPROVED, Guard
+from tests.guards.mutant import FORK, copy_with, programs, run, suite, twice
 from tests.guards.reach import is_watched, reach
 from tests.guards.table import page
 
@@ -57,40 +59,29 @@ def examine(guard: Guard, results: dict[str, Any], options: argparse.Namespace) 
         first = [name for name in guard.tests if (ROOT / name.split("::")[0]).exists()]
     else:
         first = sorted((t for t in reached if t not in passing["alone"]), key=reached.__getitem__)[: options.most]
-    kinds = {"alone": guard.edits, "unproved": guard.edits if guard.is_proof else [*guard.edits, *NO_PROOF]}
-    row: dict[str, Any] = {"alone": None, "unproved": None, "reached": None if reached is None else len(reached)}
+    row: dict[str, Any] = {"reached": None if reached is None else len(reached), "alone": None, "unproved": None}
     with tempfile.TemporaryDirectory(prefix="fxrep-guard-") as place:
-        folders = {kind: Path(place) / kind for kind in kinds}
-        for kind, edits in kinds.items():
-            folders[kind].mkdir()
-            copy_with(edits, folders[kind])
-
-        def notice(kind: str, what: Any, *arguments: Any) -> None:
-            found = run(folders[kind], options.limit, what, *arguments)
-            row[kind] = row[kind] or next((entry for entry in found if entry["by"]), None)
-            row.setdefault("slow", []).extend(entry["why"] for entry in found if not entry["by"])
-
+        folder = Path(place)
+        switch = [edit for edit in NO_PROOF if not any(edit[1] in old or old in edit[1] for _, old, _ in guard.edits)]
+        copy_with([*guard.edits, *switch], folder)
         if first:
-            notice("alone", suite, first, passing["alone"], False)
-            again = [row["alone"]["by"]] if row["alone"] else first
-            notice("unproved", suite, again, passing["unproved"], False)
+            row["alone"], row["unproved"] = run(folder, options.limit, twice, first, passing) or (None, None)
         if options.thorough and not row["alone"] and not row["unproved"]:
-            for kind in kinds:
-                notice(kind, programs, options.programs, options.seconds)
-        row["programs"] = options.programs if options.thorough and not (row["alone"] and first) else 0
+            for kind, proof in (("alone", True), ("unproved", False)):
+                (row[kind],) = run(folder, options.limit, programs, options.programs, options.seconds, proof) or (None,)
     row["thorough"], row["seconds"] = options.thorough, round(time.perf_counter() - started, 1)
     return row
 
 
 def control(options: argparse.Namespace) -> dict[str, list[str]]:
     """The tests that fail with every guard in place, and with the proof alone out: they say nothing of a guard."""
-    failing: dict[str, list[str]] = {}
-    edits: dict[str, Sequence[Edit]] = {"alone": [], "unproved": NO_PROOF}
-    for kind, taken in edits.items():
-        with tempfile.TemporaryDirectory(prefix="fxrep-guard-") as place:
-            copy_with(taken, Path(place))
-            names = [name for name in QUICK if (ROOT / name).exists()]
-            found = run(Path(place), 3600, suite, names, SLOW, True)
+    names = [name for name in QUICK if (ROOT / name).exists()]
+    with tempfile.TemporaryDirectory(prefix="fxrep-guard-") as place:
+        copy_with(NO_PROOF, Path(place))
+        failing = {}
+        for kind, environment in (("alone", {}), ("unproved", {UNPROVED: "1"})):
+            with mock.patch.dict(os.environ, environment):
+                found = run(Path(place), 3600, suite, names, SLOW, True)
             failing[kind] = [*SLOW, *(entry["by"] for entry in found)]
     return failing
 
@@ -148,7 +139,7 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--filter", default="", metavar="REGEX", help="guards whose name or file matches")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--most", type=int, default=12, help="tests for each guard")
+    parser.add_argument("--most", type=int, default=8, help="tests for each guard")
     parser.add_argument("--programs", type=int, default=3000, help="random programs for each guard")
     parser.add_argument("--seconds", type=float, default=600, help="at most so long with random programs")
     parser.add_argument("--limit", type=float, default=1200, help="seconds for one run of tests")

@@ -1292,16 +1292,22 @@ NOT_GUARDS: dict[tuple[str, str], str] = {
     ("operators/registry.py", "{op.program.describe(node)} is not linear"): "says that an operator has no rule",
 }
 
-# What lets every merge pass unproved.
+# What lets every merge pass unproved where the environment says so.
+UNPROVED = "FXREP_UNPROVED"
 NO_PROOF: list[Edit] = [
     (
         "fxrep/weights.py",
         "check = Check(region, device)",
-        "modules, weights = _convolutions(region, doubles.take, shift)\n        raise ArithmeticError",
+        f"""if {UNPROVED!r} in __import__("os").environ:
+            modules, weights = _convolutions(region, doubles.take, shift)
+            raise ArithmeticError
+        check = Check(region, device)""",
     ),
     (
         "fxrep/weights.py",
         'return f"the check could not be run: {type(error).__name__}: {error}"',
-        'if not isinstance(error, ArithmeticError):\n            return "no modules"\n        region.error = 0.0',
+        """if type(error) is not ArithmeticError:
+            return f"the check could not be run: {type(error).__name__}: {error}"
+        region.error = 0.0""",
     ),
 ]

@@ -5,7 +5,6 @@ Each run is a fork of this process, which has torch loaded and none of fxrep: it
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import shutil
@@ -23,7 +22,7 @@ import torch
 import torch._dynamo
 import torch.export
 
-from tests.guards.guards import ROOT, Edit
+from tests.guards.guards import ROOT, UNPROVED, Edit
 
 FORK = multiprocessing.get_context("fork")
 COPIED = ("fxrep", "tests", "benchmarks", "examples", "docs", "README.md", "pyproject.toml")
@@ -69,13 +68,23 @@ class _First:
 def suite(folder: Path, names: Sequence[str], but: Sequence[str], all_of_them: bool) -> list[dict[str, str]]:
     """Run tests by their names; returns those that fail, at most one unless ``all_of_them``."""
     first = _First()
-    options = ["-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", *([] if all_of_them else ["-x"])]
-    pytest.main([*options, *(f"--deselect={name}" for name in but), *names], plugins=[first])
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+    options += [*([] if all_of_them else ["-x"]), *(f"--deselect={name}" for name in but)]
+    pytest.main([*options, *names], plugins=[first])
     return first.failed
 
 
-def programs(folder: Path, number: int, seconds: float) -> list[dict[str, str]]:
-    """Run random programs until one fails."""
+def twice(folder: Path, names: Sequence[str], passing: dict[str, list[str]]) -> list[Any]:
+    """The first test that fails, with the proof and without; without, only the one that fails with it, if one does."""
+    (alone,) = suite(folder, names, passing["alone"], False) or [None]
+    os.environ[UNPROVED] = "1"
+    (unproved,) = suite(folder, [alone["by"]] if alone else names, passing["unproved"], False) or [None]
+    return [alone, unproved]
+
+
+def programs(folder: Path, number: int, seconds: float, proof: bool) -> list[dict[str, str]]:
+    """Run random programs until one fails, with the proof or without."""
+    os.environ |= {} if proof else {UNPROVED: "1"}
     from tests.fuzz.check import check, path_for
     from tests.fuzz.generate import generate
 
@@ -90,24 +99,25 @@ def programs(folder: Path, number: int, seconds: float) -> list[dict[str, str]]:
     return []
 
 
-def run(folder: Path, limit: float, what: Callable[..., list[dict[str, str]]], *args: Any) -> list[dict[str, str]]:
+def run(folder: Path, limit: float, what: Callable[..., list[Any]], *args: Any) -> list[dict[str, str]]:
     """``what(folder, *args)`` in a process of its own that imports the sources in ``folder``."""
     mine, its = FORK.Pipe()
     process = FORK.Process(target=_child, args=(its, folder, what, args))
     process.start()
     its.close()
-    found: list[dict[str, str]] = []
-    if mine.poll(limit):
-        with contextlib.suppress(EOFError):
-            found = mine.recv()
-    else:
-        found = [{"by": "", "why": f"no answer in {limit:.0f} s"}]
+    try:
+        if not mine.poll(limit):
+            raise TimeoutError(f"no answer in {limit:.0f} s")
+        found: list[Any] = mine.recv()
+    except EOFError:
+        raise RuntimeError("the process that ran the tests ended") from None
+    finally:
         process.kill()
-    process.join()
+        process.join()
     return found
 
 
-def _child(pipe: Connection, folder: Path, what: Callable[..., list[dict[str, str]]], args: Any) -> None:
+def _child(pipe: Connection, folder: Path, what: Callable[..., list[Any]], args: Any) -> None:
     log = os.open(folder / "log.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

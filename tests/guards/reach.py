@@ -47,10 +47,11 @@ def watched(file: str, guards: Sequence[Guard]) -> str:
         if mine and its and mine[2] == its[2] and ":=" not in old:
             inner = LINE.match(kept)
             assert inner is not None
-            colon = inner[4] if inner[2] in ("if ", "elif ") else ""
-            body = inner[3] if colon or inner[2] in ("if ", "elif ") else inner[3] + inner[4]
-            other = its[3] if its[2] in ("if ", "elif ") else its[3] + its[4]
-            lines[number] = f"{inner[1]}{inner[2]}{WATCH}({guard.name!r}, lambda: ({body}), lambda: ({other})){colon}"
+            if inner[2] in ("if ", "elif "):
+                call = f"{WATCH}({guard.name!r}, lambda: bool({inner[3]}), lambda: bool({its[3]})):"
+            else:
+                call = f"{WATCH}({guard.name!r}, lambda: ({inner[3]}{inner[4]}), lambda: ({its[3]}{its[4]}))"
+            lines[number] = f"{inner[1]}{inner[2]}{call}"
         else:
             indent = kept[: len(kept) - len(kept.lstrip())]
             lines[number] = f"{indent}{WATCH}({guard.name!r}, None, None); {kept.lstrip()}"
