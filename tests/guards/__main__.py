@@ -35,6 +35,7 @@ RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parent / "TABLE.md"
 QUICK = (of.OWN, of.REGRESSIONS, of.HAZARDS, of.COMPOSED, of.ANY, of.BAD, of.MAPS, of.TUTORIALS, of.RESULT, of.EXPORT,
          "tests/test_example_inputs.py")  # fmt: skip
+KEPT = 40  # of the tests that can notice a guard, the quickest
 SLOW = ["tests/test_result.py::test_compile_inductor"]
 
 
@@ -54,7 +55,7 @@ def _hash(texts: list[str]) -> str:
 def examine(guard: Guard, results: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Who notices that a guard is out: first, of the tests in which it counts, the quickest."""
     started = time.perf_counter()
-    passing, reached = results["control"], results["reach"].get(guard.name)
+    passing, reached = results["control"], results["reach"].get(guard.name) if is_watched(guard) else None
     if reached is None:  # its line cannot be watched
         first = [name for name in guard.tests if (ROOT / name.split("::")[0]).exists()]
     else:
@@ -100,7 +101,7 @@ def _reach(results: dict[str, Any]) -> None:
         (found,) = run(Path(place), 3600, reach, changed, results["control"]["alone"]) or [{}]
     for name, noticing in found.items():
         kept = {t: s for t, s in reached.get(name, {}).items() if t.split("::")[0] not in changed}
-        reached[name] = kept | noticing
+        reached[name] = dict(sorted((kept | noticing).items(), key=lambda item: item[1])[:KEPT])
     files.update({name: now[name] for name in changed})
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.guards.guards import GUARDS, ROOT, Guard
 
@@ -52,7 +54,7 @@ def watched(file: str, guards: Sequence[Guard]) -> str:
             else:
                 call = f"{WATCH}({guard.name!r}, lambda: ({inner[3]}{inner[4]}), lambda: ({its[3]}{its[4]}))"
             lines[number] = f"{inner[1]}{inner[2]}{call}"
-        else:
+        elif kept.lstrip().startswith("raise "):
             indent = kept[: len(kept) - len(kept.lstrip())]
             lines[number] = f"{indent}{WATCH}({guard.name!r}, None, None); {kept.lstrip()}"
         try:
@@ -77,7 +79,7 @@ class Watch:
         if self.test not in self.seen[name]:
             try:
                 other = its()
-                same = value is other or bool(value == other)
+                same = value is other or _equal(value, other)
             except Exception:
                 same = False
             if not same:
@@ -90,6 +92,10 @@ class Watch:
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call":
             self.seconds[report.nodeid] = report.duration
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
 
 
 def reach(folder: Path, names: Sequence[str], but: Sequence[str]) -> list[dict[str, Any]]:
