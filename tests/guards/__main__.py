@@ -32,10 +32,11 @@ from tests.guards.reach import is_watched, reach
 from tests.guards.table import page
 
 RESULTS = Path(__file__).parent / "results.json"
+REACH = Path(__file__).parent / "reach.json"  # which tests can notice what; not kept in the repository
 PAGE = Path(__file__).parent / "TABLE.md"
 QUICK = (of.OWN, of.REGRESSIONS, of.HAZARDS, of.COMPOSED, of.ANY, of.BAD, of.MAPS, of.TUTORIALS, of.RESULT, of.EXPORT,
          "tests/test_example_inputs.py")  # fmt: skip
-KEPT = 40  # of the tests that can notice a guard, the quickest
+KEPT = 400  # of the tests that can notice a guard, the quickest
 SLOW = ["tests/test_result.py::test_compile_inductor"]
 
 
@@ -59,7 +60,9 @@ def examine(guard: Guard, results: dict[str, Any], options: argparse.Namespace) 
     if reached is None:  # its line cannot be watched
         first = [name for name in guard.tests if (ROOT / name.split("::")[0]).exists()]
     else:
-        first = sorted((t for t in reached if t not in passing["alone"]), key=reached.__getitem__)[: options.most]
+        known = sorted((t for t in reached if t not in passing["alone"]), key=reached.__getitem__)
+        named = [t for t in known if any(t.startswith(hint) for hint in guard.tests)][: 4 * options.most]
+        first = [*named, *(t for t in known[: options.most] if t not in named)]
     row: dict[str, Any] = {"reached": None if reached is None else len(reached), "alone": None, "unproved": None}
     with tempfile.TemporaryDirectory(prefix="fxrep-guard-") as place:
         folder = Path(place)
@@ -150,7 +153,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="only write TABLE.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"control": {}, "guards": {}}
+    results = _load()
     if not options.table:
         _run(options, results)
     rows = results["guards"]
@@ -198,10 +201,18 @@ def _run(options: argparse.Namespace, results: dict[str, Any]) -> None:
             console.print(f"{'ok  ' if by else 'ALIVE'} {guard.name}  {'; '.join(by)}  {row['seconds']} s")
 
 
+def _load() -> dict[str, Any]:
+    found: dict[str, Any] = {"control": {}, "guards": {}}
+    for path in (RESULTS, REACH):
+        found |= json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
 def _save(results: dict[str, Any]) -> None:
-    partial = RESULTS.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    shutil.move(partial, RESULTS)
+    for path, names in ((RESULTS, ("control", "guards")), (REACH, ("files", "reach"))):
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({name: results.get(name, {}) for name in names}, indent=1) + "\n")
+        shutil.move(partial, path)
 
 
 if __name__ == "__main__":
