@@ -674,3 +674,16 @@ WIDE = {"a scale of a value", "a shift of a value"}  # open: the convolution rea
 )
 def test_constants_that_make_a_value_wider(case: str) -> None:
     assert_same(Widened(WIDENED[case]))
+
+
+def test_a_trace_of_an_operator_in_place() -> None:
+    """Another name of the value sees what is added."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        z = y
+        y += m.b(x)
+        return z * y  # type: ignore[no-any-return]
+
+    model = randomize(Model(body)).double()
+    assert_all_close(outputs(fxrep.trace(model), image()), outputs(model, image()))
