@@ -279,12 +279,7 @@ WRITES: dict[str, Body] = {
 }
 
 
-OPEN = {"a subclass that cannot be traced"}  # effects.may_write takes it for the class that it inherits from
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.xfail(strict=False) if case in OPEN else ()) for case in WRITES]
-)
+@pytest.mark.parametrize("case", WRITES)
 @pytest.mark.parametrize("exported", [False, True], ids=["", "exported"])
 def test_a_value_that_is_written_between_two_reads(case: str, exported: bool) -> None:
     model = Model(WRITES[case])
@@ -547,7 +542,7 @@ def test_a_weight_that_overflows() -> None:
     model[1].weight.data.fill_(1000.0)
     after = fxrep.reparameterize(model.half())
     assert isinstance(after[1], nn.BatchNorm2d)
-    assert "overflows" in reasons(after)
+    assert "do not fit into torch.float16" in reasons(after)
 
 
 def test_a_wrong_rule_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,7 +556,7 @@ def test_a_wrong_rule_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("found", [torch.ones(1, 2, 1, 1), torch.full((1, 2, 3, 3), float("nan"))])
 def test_what_is_no_agreement(found: Tensor) -> None:
-    assert validate.relative_error(torch.ones(1, 2, 3, 3), found) == float("inf")
+    assert validate.relative_error(torch.ones(1, 2, 3, 3), found, rank=2) == float("inf")
 
 
 class Guessing(Child):
@@ -666,12 +661,9 @@ WIDENED: dict[str, Body] = {
     "a shift of a value": lambda m, x: m.b(m.one(x).relu() + m.c),
     "a sum that widens": lambda m, x: m.b(x) + m.one(x) + m.c,
 }
-WIDE = {"a scale of a value", "a shift of a value"}  # open: the convolution reads one channel as four
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.xfail(strict=False) if case in WIDE else ()) for case in WIDENED]
-)
+@pytest.mark.parametrize("case", WIDENED)
 def test_constants_that_make_a_value_wider(case: str) -> None:
     assert_same(Widened(WIDENED[case]))
 

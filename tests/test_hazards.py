@@ -117,7 +117,6 @@ ILLEGAL: dict[str, tuple[Any, tuple[int, int, int]]] = {
     "broadcast channels": (lambda m, x: m.one(x) + x, (1, 0, 1)),
     "a biased map before a padded conv": (lambda m, x: m.a(m.b(x)), (2, 0, 0)),
     "a norm before a padded conv": (lambda m, x: m.a(m.n(F.relu(x))), (1, 1, 0)),
-    "another extent": (lambda m, x: m.valid(x) + m.b(x[:, :, 1:-1, 1:-1]), (2, 0, 1)),
     "the input is written between the branches": (_write_between, (2, 0, 2)),
     "the input is written through a view": (_write_through_a_view, (2, 0, 2)),
     "the source is added to in place": (_add_to_the_source, (2, 0, 1)),

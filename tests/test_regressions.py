@@ -367,3 +367,27 @@ def test_weights_that_are_computed_in_each_call_are_computed_once() -> None:
 
     after = assert_merged(randomize(nn.Sequential(Standardised(4, 4, 3), nn.ReLU())), image(), convs=1)
     assert fxrep.report(after).merged
+
+
+class Scaled(nn.Module):
+    """A factor for each channel, before a convolution that would read what the factor makes wider."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.conv = nn.Parameter(torch.randn(4, 1, 1)), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x * self.scale)
+
+
+@pytest.mark.parametrize("x", [torch.randn(1, 4, 5, 5), torch.randn(1, 1, 5, 5).double()], ids=["narrow", "one channel"])
+def test_a_constant_that_makes_a_value_wider(x: Tensor) -> None:
+    """The multiplication makes float64 of float32, and four channels of one; a convolution would raise an error."""
+    model = randomize(Scaled()).double()
+    after = fxrep.reparameterize(model, (x,))
+    assert relative_error(run(after, (x,)), run(model, (x,))) <= 1e-9
+
+
+def test_a_constant_before_a_convolution_of_a_known_value() -> None:
+    assert_merged(randomize(Scaled()), image(), convs=1, example_inputs=(image().double(),))
+    assert fxrep.report(fxrep.reparameterize(Scaled().eval(), (image(),))).merged

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..capture.tracer import INPLACE, is_number, iterate, reads_metadata
+from ..capture.tracer import INPLACE, builtin_type, is_number, iterate, reads_metadata
 
 INPLACE_OPERATORS = {name.strip("_") for name in INPLACE}  # the functions of Python's ``operator``
 ASSERTS = {
@@ -147,7 +147,7 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     if module is not None and type(module).__module__ == "torch.export._unlift":  # looks at the inputs' shapes
         return []
     if module is not None:
-        if isinstance(module, POINTWISE_OR_FRESH) or type(module).__module__.startswith("torch.nn."):
+        if builtin_type(module) is not None or type(module).__module__.startswith("torch.nn."):
             return first if getattr(module, "inplace", False) else []
         return list(iterate((node.args, node.kwargs)))
     if not is_torch(node):
@@ -168,7 +168,8 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
     if module is not None and type(module).__module__ == "torch.export._unlift":
         return []
     if module is not None:
-        fresh = isinstance(module, FRESH_MODULES) and type(module).__module__.startswith("torch.nn.")
+        kind = builtin_type(module)
+        fresh = kind is not None and issubclass(kind, FRESH_MODULES)
         return written if fresh else list(iterate((node.args, node.kwargs)))
     if is_torch(node) and (
         name_of(node) in FRESH or name_of(node).removesuffix("_") in FRESH or _inplace_by_name(node)
@@ -183,7 +184,8 @@ def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     if not isinstance(first, fx.Node) or name_of(node) in ("__setitem__", "setitem") or "out" in node.kwargs:
         return None
     if module is not None:
-        inplace = getattr(module, "inplace", False) and isinstance(module, POINTWISE_OR_FRESH)
+        kind = builtin_type(module)
+        inplace = getattr(module, "inplace", False) and kind is not None and issubclass(kind, POINTWISE_OR_FRESH)
     else:
         inplace = is_torch(node) and _inplace_by_name(node)
     return first if inplace and may_write(node, module) == [first] else None

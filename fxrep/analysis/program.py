@@ -25,7 +25,8 @@ from . import effects
 class Program:
     """One piece: ``nodes`` in order, ``position`` of each, ``modules`` by path.
 
-    ``assertions`` compute nothing for the output; ``targets`` are the operands that an operator may write to.
+    ``assertions`` compute nothing for the output; ``targets`` are the operands that an operator may write to,
+    ``seen`` tensors like the values of a run, without content.
     """
 
     def __init__(self, piece: Piece, observed: Observation | None = None) -> None:
@@ -42,6 +43,7 @@ class Program:
         self._writes: dict[fx.Node, list[int]] = {}
         self.targets: dict[fx.Node, list[fx.Node]] = {}
         self._find_aliases_and_writes()
+        self.seen = observed.values(piece) if observed else {}
         self.ranks = _infer_ranks(self, observed.ranks(piece) if observed else {})
 
     # ------------------------------------------------------------------------------------------------------- look-up

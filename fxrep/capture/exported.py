@@ -45,6 +45,10 @@ class ExportedPiece(Piece):
 class Shapes(Observation):
     """The numbers of axes that the graph's own fake values have."""
 
+    def values(self, piece: Piece) -> dict[fx.Node, Tensor]:
+        values = ((node, fake_value(node)) for node in piece.graph.nodes)
+        return {node: value for node, value in values if value is not None}
+
     def ranks(self, piece: Piece) -> dict[fx.Node, int]:
         values = ((node, fake_value(node)) for node in piece.graph.nodes)
         return {node: value.dim() - 2 for node, value in values if value is not None and value.dim() >= 2}

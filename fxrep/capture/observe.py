@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,29 @@ class Observation:
         """The calls of the module at any path to it."""
         return self.calls.get(self.names[path], []) if path in self.names else []
 
+    def values(self, piece: Piece) -> dict[fx.Node, Tensor]:
+        """What entered and left the modules of ``piece``, where all calls had the same shapes and types."""
+        found: dict[fx.Node, Tensor] = {}
+
+        def note(node: Any, values: list[Any]) -> None:
+            alike = {(v.shape, v.dtype) if isinstance(v, Tensor) else None for v in values}
+            if isinstance(node, fx.Node) and len(alike) == 1 and isinstance(values[0], Tensor):
+                found.setdefault(node, values[0])
+
+        for node, path, args in self._modules(piece):
+            calls = self.seen(path)
+            note(args[0] if args else None, [call.args[0] if call.args else None for call in calls])
+            note(node, [call.output for call in calls])
+        return found
+
+    def _modules(self, piece: Piece) -> Iterator[tuple[Any, str, tuple[Any, ...]]]:
+        """What each call of a module gives, the module's path, and what it is given."""
+        for call in piece.calls:
+            yield call.output, join(piece.path, call.path), call.args
+        for node in piece.graph.nodes:
+            if node.op == "call_module":
+                yield node, join(piece.path, str(node.target)), node.args
+
     def ranks(self, piece: Piece) -> dict[fx.Node, int]:
         """The number of spatial axes of the values of ``piece`` that enter or leave a module."""
         found: dict[fx.Node, int] = {}
@@ -69,15 +93,9 @@ class Observation:
             if isinstance(node, fx.Node) and axes is not None and axes >= 2:
                 found.setdefault(node, axes - 2)
 
-        for call in piece.calls:
-            path = join(piece.path, call.path)
-            seen(call.args[0] if call.args else None, self.inputs.get(path))
-            seen(call.output, self.outputs.get(path))
-        for node in piece.graph.nodes:
-            if node.op == "call_module":
-                path = join(piece.path, str(node.target))
-                seen(node.args[0] if node.args else None, self.inputs.get(path))
-                seen(node, self.outputs.get(path))
+        for node, path, args in self._modules(piece):
+            seen(args[0] if args else None, self.inputs.get(path))
+            seen(node, self.outputs.get(path))
         return found
 
 

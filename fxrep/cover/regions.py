@@ -24,6 +24,7 @@ from torch import fx
 
 from ..analysis.cost import Cost, Policy
 from ..analysis.forms import ONE, Form, Scale, Term, atom, place_shift, price
+from ..analysis.known import has_channels, has_type
 from ..analysis.program import Program
 from ..capture.tracer import Call
 from ..convmap import ConvMap, Illegal, Window
@@ -364,6 +365,24 @@ class Analysis:
                     waiting.append(operand)
         return list(found)
 
+    def _check_source(self, region: Region, source: fx.Node, conv: ConvMap) -> None:
+        """Raise ``Illegal`` if a convolution asks for more of its source than what reads it now."""
+        inside, waiting, constants = {*region.nodes}, [source], []
+        while waiting:
+            for reader in inside.intersection(waiting.pop().users):
+                linear = self.linear[reader]
+                if linear.convolves or linear.kind == "norm":
+                    return  # asks for the same
+                if linear.kind in ("scale", "add constant"):
+                    constants.append(linear)
+                else:
+                    waiting.append(reader)
+        wider = any(linear.dtypes for linear in constants) and conv.in_channels > 1
+        if constants and not has_type(self.program, source, region.dtype):
+            raise Illegal(f"the type of {self.program.describe(source)} is not known: pass example_inputs")
+        if wider and not has_channels(self.program, source, conv.in_channels, len(conv.taps)):
+            raise Illegal(f"the channels of {self.program.describe(source)} are not known: pass example_inputs")
+
     def _check(self, region: Region) -> None:
         """Raise ``Illegal`` if the region cannot become what its form says."""
         program, form = region.program, region.form
@@ -377,6 +396,9 @@ class Analysis:
         if len(dtypes) != 1:
             raise Illegal(f"its parts compute in different types: {', '.join(sorted(map(str, dtypes)))}")
         region.dtype = dtypes.pop()
+        for term in form.terms:
+            if isinstance(term.map, ConvMap):
+                self._check_source(region, term.source, term.map)
         places: dict[object, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for term in form.terms:
             if isinstance(term.map, ConvMap):
