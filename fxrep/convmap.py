@@ -162,6 +162,31 @@ class Composition:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """One summand of a map's kernel: ``diag(scale)`` times the kernels of ``maps``, one above the other."""
+
+    maps: tuple[ConvMap, ...]
+    groups: int
+    taps: tuple[Taps, ...]
+    scale: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(tensor for map in self.maps for tensor in map.tensors)
+
+    @property
+    def size(self) -> int:
+        first = self.maps[0]
+        return sum(map.out_channels for map in self.maps) * first.in_channels * math.prod(t.count for t in self.taps)
+
+    def kernel(self, take: Cast) -> Tensor:
+        """``W[o, i, t]``, the rows of the first map first."""
+        rows = [replace(map, groups=self.groups).weight(self.taps, take) for map in self.maps]
+        kernel = torch.cat([row.to(rows[0].device) for row in rows])
+        return kernel.mul_(_per_channel(self.scale, kernel.dim()))
+
+
+@dataclass(frozen=True)
 class ConvMap:
     """A convolution without bias from ``in_channels`` to ``out_channels``; ``len(taps)`` is its spatial rank.
 
@@ -176,7 +201,7 @@ class ConvMap:
     stride: tuple[int, ...]
     extent: tuple[int, ...]
     mode: str | None
-    parts: tuple[Part | Composition, ...]
+    parts: tuple[Part | Composition | Stack, ...]
     up: tuple[int, ...] = ()
 
     # ------------------------------------------------------------------------------------------------- constructors
@@ -271,6 +296,20 @@ class ConvMap:
                 raise Illegal(f"{what} differ: {_say(mine)} and {_say(its)}")
         if self.mode and other.mode and self.mode != other.mode:
             raise Illegal(f"padding modes differ at the border: {self.mode} and {other.mode}")
+
+    @classmethod
+    def stacked(cls, maps: Sequence[ConvMap]) -> ConvMap:
+        """``x -> (A x, B x, ...)``: one kernel above the other, over the union of the taps, in one group."""
+        first = maps[0]
+        for other in maps[1:]:
+            first._check_same_grid(replace(other, out_channels=first.out_channels))
+        taps = tuple(functools.reduce(Taps.__or__, axis) for axis in zip(*(map.taps for map in maps), strict=True))
+        part = Stack(tuple(maps), 1, taps, torch.ones((), dtype=torch.float64))
+        if part.size > max(LARGEST, *(p.size for map in maps for p in map.parts)):
+            raise Illegal(f"the kernel of all of them together would have {part.size:,} elements")
+        mode = next((map.mode for map in maps if map.mode), None)
+        return replace(first, out_channels=sum(map.out_channels for map in maps), groups=1, taps=taps, mode=mode,
+                       parts=(part,))  # fmt: skip
 
     def then(self, outer: ConvMap) -> ConvMap:
         """``outer after self``: taps ``s t2 + t1``, strides multiply, the grouping is the finest that both keep.

@@ -219,6 +219,8 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             edits.passing |= placement.passing
             edits.gone |= dict.fromkeys(placement.gone, call_of[placement.site])
             if not placement.in_place:
+                joined = placement.region.form.joined
+                edits.joined |= {placement.site: joined.dim} if joined else {}
                 edits.sites[placement.site] = [
                     (
                         name,

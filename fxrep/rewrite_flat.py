@@ -49,7 +49,13 @@ def _put(merge: Merge, summands: list[tuple[str | None, fx.Node, float]], progra
     write, dialect = _Writer(program, site), _dialect(merge)
     times, plus, minus = ARITHMETIC["torch" if dialect == "torch" else "aten"]
     total: fx.Node | None = None
-    for (name, value, factor), module in zip(summands, merge.modules, strict=True):
+    joined = merge.region.form.joined
+    if joined:
+        parts = zip(summands, merge.modules, strict=True)
+        values = [write.convolution(x, name, conv, dialect) for (name, x, _), conv in parts if name and conv]
+        total = write(torch.cat if dialect == "torch" else aten.cat.default, values, joined.dim)
+        summands = []
+    for (name, value, factor), module in zip(summands, merge.modules, strict=False):
         if name is not None and module is not None:
             value = write.convolution(value, name, module, dialect)
         elif factor not in (1, -1):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .analysis.forms import Term, place_shift
+from .analysis.forms import Term, biases
 from .convmap import Cast, ConvMap
 from .cover.regions import Region
 from .validate import TOLERANCE, Check, relative_error
@@ -47,18 +47,17 @@ def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None
     like = _weight_like(region)
     device = like.device if _has_float64(like.device) else torch.device("cpu")
     doubles = _Doubles(device, like, workspace)
-    shift = region.form.shift.to(device)
     try:
         check = Check(region, device)
         expected = check.before(doubles.get)
-        modules, weights = _convolutions(region, doubles.take, shift)
+        modules, weights = _convolutions(region, doubles.take, device)
         found = [
             check.read(term, check.samples) * weight
             if conv is None
             else check.convolve(conv, check.read(term, check.images), weight, bias)
             for term, conv, (weight, bias) in zip(region.form.terms, modules, weights, strict=True)
         ]
-        total = functools.reduce(torch.add, found)
+        total = torch.cat(found, -1 - region.rank) if region.form.joined else functools.reduce(torch.add, found)
         region.error = relative_error(expected, total, region.rank)
         if not region.error <= TOLERANCE:
             region.error = relative_error(expected, total, region.rank, check.scale)
@@ -127,23 +126,24 @@ def _key(tensor: Tensor) -> object:
 
 
 def _convolutions(
-    region: Region, take: Cast, shift: Tensor
+    region: Region, take: Cast, device: torch.device
 ) -> tuple[list[nn.Module | None], list[tuple[Tensor, Tensor | None]]]:
     """The module, kernel and bias of each term; no module, but a factor, for a multiple of its source."""
-    shift_at = place_shift(region.form)
+    shifts = biases(region.form)
     modules: list[nn.Module | None] = []
     weights: list[tuple[Tensor, Tensor | None]] = []
     for i, term in enumerate(region.form.terms):
         if not isinstance(term.map, ConvMap):
             modules.append(None)
-            weights.append((term.factor.to(shift.device), None))
+            weights.append((term.factor.to(device), None))
             continue
         taps, padding = term.map.layout()
         kernel = term.map.weight(taps, take)
         more: dict[str, Any] = {}
         if term.map.up:
             kernel, more = term.map.as_transposed(kernel)
-        bias = shift.expand(term.map.out_channels) if i == shift_at else None
+        added = shifts[i]
+        bias = None if added is None else added.to(device).expand(term.map.out_channels)
         modules.append(_empty_conv(term, kernel, padding, bias is not None, more))
         weights.append((kernel, bias))
     return modules, weights

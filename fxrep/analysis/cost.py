@@ -47,6 +47,10 @@ def of_add(channels: int) -> Cost:
     return Cost(0, 3 * channels, 1)
 
 
+def of_join(channels: int) -> Cost:
+    return Cost(0, 2 * channels, 1)
+
+
 def of_scale(channels: int) -> Cost:
     return Cost(channels, 2 * channels, 1)
 

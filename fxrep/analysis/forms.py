@@ -78,9 +78,18 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """The terms of a form stand side by side along axis ``dim``, the channels', with ``sizes`` channels each."""
+
+    sizes: tuple[int, ...]
+    dim: int
+
+
+@dataclass(frozen=True)
 class Form:
     """``sum of terms + shift``; ``rank`` is the number of axes after the channels', where it matters.
 
+    Where it is ``joined``, the terms are not added but stand side by side, and the shift runs along all of them.
     ``notes`` says why terms of one source stayed apart; ``single``, that the axes after have one position.
     """
 
@@ -89,11 +98,12 @@ class Form:
     rank: int | None = None
     notes: tuple[str, ...] = ()
     single: bool = False
+    joined: Joined | None = None
 
     @property
     def operators(self) -> int:
         """How many convolutions, multiplications and adds it takes to compute the form from its sources."""
-        return sum(not term.is_source for term in self.terms) + len(self.terms) - 1
+        return sum(not term.is_source for term in self.terms) + (1 if self.joined else len(self.terms) - 1)
 
     @property
     def source(self) -> fx.Node | None:
@@ -113,6 +123,14 @@ class Form:
         if factor.dim() and len(self.terms) > 1 and any(isinstance(t.map, Scale) for t in self.terms):
             raise Illegal("its input is a sum of which one part is not a convolution")
         scalar = factor.dim() == 0
+        if self.joined and not scalar:
+            if len(factor) != sum(self.joined.sizes):
+                raise Illegal(f"a scale for {len(factor)} channels does not fit {sum(self.joined.sizes)} channels")
+            factors = torch.split(factor, [*self.joined.sizes])
+            pieces = tuple(
+                replace(t, map=_scale(t.map, f), at=None, times=ONE) for t, f in zip(self.terms, factors, strict=True)
+            )
+            return replace(self, terms=pieces, shift=_broadcast(torch.mul, self.shift, factor))
         terms = tuple(
             Term(
                 t.source,
@@ -143,8 +161,8 @@ class Form:
 
     def shifted(self, constant: Tensor) -> Form:
         """``form + constant`` for a constant of shape () or (channels,)."""
-        for term in self.terms:
-            if constant.dim() and isinstance(term.map, ConvMap) and len(constant) != term.map.out_channels:
+        for term in self.terms if constant.dim() and not self.joined else ():
+            if isinstance(term.map, ConvMap) and len(constant) != term.map.out_channels:
                 raise Illegal(f"a constant for {len(constant)} channels is added to {term.map.out_channels}")
         return replace(self, shift=_broadcast(torch.add, self.shift, constant))
 
@@ -168,6 +186,8 @@ def add(a: Form, b: Form, policy: Policy) -> Form:
     """``a + b``: terms of one source whose maps fit become one term, where the policy finds that it pays."""
     if a.rank is not None and b.rank is not None and a.rank != b.rank:
         raise Illegal(f"values with {a.rank} and {b.rank} spatial axes are added")
+    if a.joined or b.joined:
+        raise Illegal("a concatenation is added to something")
     terms, waiting, notes = list(a.terms), list(b.terms), [*a.notes, *b.notes]
     while waiting:
         term = waiting.pop(0)
@@ -256,6 +276,15 @@ def place_shift(form: Form) -> int:
         if isinstance(term.map, ConvMap) and (form.shift.dim() == 0 or len(form.shift) == term.map.out_channels):
             return i
     raise Illegal("no convolution in the sum has the channels of the constant that is added to it")
+
+
+def biases(form: Form) -> list[Tensor | None]:
+    """What each term's convolution adds, so that together they add the shift."""
+    if form.joined is None:
+        at = place_shift(form)
+        return [form.shift if i == at else None for i in range(len(form.terms))]
+    parts = torch.split(form.shift.expand(sum(form.joined.sizes)), [*form.joined.sizes])
+    return [part if part.any() or not torch.isfinite(part).all() else None for part in parts]
 
 
 def _promote(map: Scale | Window, conv: ConvMap) -> ConvMap:

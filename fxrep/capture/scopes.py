@@ -11,6 +11,7 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from ..convmap import Illegal
@@ -22,12 +23,14 @@ from .walk import first_paths, named_tensors
 class Edits:
     """What becomes of nodes of the flat graph.
 
-    ``sites``: computed anew, as the sum of (name of a new child module or None, source, factor). ``passing``: replaced
+    ``sites``: computed anew, as the sum of (name of a new child module or None, source, factor);
+    those ``joined``, side by side along an axis instead. ``passing``: replaced
     by an operand. ``gone``: not computed, because of a site in the given call (None: nothing reads it any more).
     ``droppable``: not needed where its operands are gone. ``aliases``: the nodes that pass a node's value on.
     """
 
     sites: dict[fx.Node, list[tuple[str | None, fx.Node, float]]] = field(default_factory=dict)
+    joined: dict[fx.Node, int] = field(default_factory=dict)
     passing: dict[fx.Node, fx.Node] = field(default_factory=dict)
     gone: dict[fx.Node, Call | None] = field(default_factory=dict)
     droppable: set[fx.Node] = field(default_factory=set)
@@ -164,7 +167,7 @@ class _Builder:
         if node.op in ("placeholder", "output") or node in edits.gone:
             return
         if node in edits.sites:
-            self.values[node] = self._sum(edits.sites[node])
+            self.values[node] = self._sum(edits.sites[node], edits.joined.get(node))
         elif node in edits.passing:
             self.values[node] = self._value(edits.passing[node])
         elif node in edits.droppable and any(n not in self.values for n in node.all_input_nodes):
@@ -191,8 +194,11 @@ class _Builder:
         self.called.add(child)
         self._extract(child.output, result)
 
-    def _sum(self, summands: list[tuple[str | None, fx.Node, float]]) -> fx.Node:
-        """The sum of ``factor * module(source)``, of which the first has factor 1."""
+    def _sum(self, summands: list[tuple[str | None, fx.Node, float]], dim: int | None) -> fx.Node:
+        """The sum of ``factor * module(source)``, the first with factor 1; or all of them along axis ``dim``."""
+        if dim is not None:
+            values = [self.graph.call_module(module, (self._value(x),)) for module, x, _ in summands if module]
+            return self.graph.call_function(torch.cat, (values, dim))
         total: fx.Node | None = None
         for module, source, factor in summands:
             value = self._value(source)

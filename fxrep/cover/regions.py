@@ -23,7 +23,7 @@ import torch
 from torch import fx
 
 from ..analysis.cost import Cost, Policy
-from ..analysis.forms import ONE, Form, Scale, Term, atom, place_shift, price
+from ..analysis.forms import ONE, Form, Scale, Term, atom, biases, price
 from ..analysis.known import has_channels, has_type
 from ..analysis.program import Program
 from ..capture.tracer import Call
@@ -34,6 +34,8 @@ CANDIDATES = 3
 """Forms that are kept for one node."""
 COMBINATIONS = 16
 """Combinations of the operands' forms that are tried for one node."""
+CHANNELWISE = ("norm", "scale", "add constant", "")
+"""Kinds of operators that can be taken apart along the channels."""
 
 
 @dataclass(eq=False)
@@ -219,6 +221,9 @@ class Analysis:
             return [form]
         if operand not in self.candidates or operand in self.required or reader in self.barriers:
             return [atom(operand)]
+        if form is not None and form.joined and linear.kind not in CHANNELWISE:
+            self._require(operand)
+            return [atom(operand)]
         readers = (self.linear.get(user) for user in operand.users)
         if any(reads is not None and reads.composes for reads in readers):  # it may become a value of its own
             return [*self.candidates[operand], atom(operand)]
@@ -281,7 +286,7 @@ class Analysis:
     def _separate(self, form: Form) -> tuple[Form, list[fx.Node]]:
         """The form over what nothing was merged into, which is then a value of its own; and those values."""
         values: dict[fx.Node, Form] = {}
-        if len(form.terms) > 1:
+        if len(form.terms) > 1 and not form.joined:
             for term in form.terms:
                 inner = self.form(term.at) if term.at is not None else None
                 if term.at is None or term.branches > 1 or term.is_source or inner is None:
@@ -386,7 +391,7 @@ class Analysis:
     def _check(self, region: Region) -> None:
         """Raise ``Illegal`` if the region cannot become what its form says."""
         program, form = region.program, region.form
-        place_shift(form)
+        biases(form)
         for term in form.terms:
             if isinstance(term.map, ConvMap):
                 term.map.layout()
@@ -403,7 +408,7 @@ class Analysis:
         for term in form.terms:
             if isinstance(term.map, ConvMap):
                 place = (term.map.up or term.map.stride, term.map.extent)
-                if places.setdefault(term.key, place) != place:
+                if places.setdefault(term.key, place) != place and not form.joined:
                     raise Illegal("convolutions of one input whose outputs differ in size are added")
         for term in form.terms:
             stride, extent = places.get(term.key, ((), ()))

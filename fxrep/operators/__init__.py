@@ -1,6 +1,6 @@
 """What each operator means as a linear form; importing this package fills the registry."""
 
-from . import arithmetic, aten, conv, norm, passing, reshape, window
+from . import arithmetic, aten, concat, conv, norm, passing, reshape, window
 from .registry import FUNCTIONS, METHODS, MODULES, Linear, Operator, Stacked, operator, read
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Stacked",
     "arithmetic",
     "aten",
+    "concat",
     "conv",
     "norm",
     "operator",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..capture.exported import fake_value
 from ..convmap import Illegal
-from . import arithmetic, reshape, window
+from . import arithmetic, concat, reshape, window
 from .conv import ARGUMENTS, CONVOLUTIONS, functional, transposed, transposed_function
 from .norm import normalize
 from .passing import CASTS, identity
@@ -87,6 +87,7 @@ for _name, _function in {
 }.items():
     operator(*_overloads(_name))(FUNCTIONS[_function])
 operator(*_overloads("reshape_as", "view_as"))(reshape.reshape_as)
+operator(*_overloads("cat"))(concat.cat)
 
 
 VIEWS = _overloads("view", "reshape", "_unsafe_view", "flatten.using_ints")
