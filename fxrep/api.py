@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from .analysis.cost import Policy, PolicyName, policy_named
+from .analysis.selection import Norms, Paths, Selection
 from .capture import Observation, Piece, Tracer, check_model, owning_copy, structural_copy
 from .capture.exported import Exported, Shapes, is_exported, replace_content, runnable
 from .capture.walk import parameters_of, walk
@@ -34,6 +35,9 @@ def reparameterize(
     *,
     inplace: bool = False,
     policy: PolicyName = "default",
+    only: Paths | None = None,
+    skip: Paths | None = None,
+    norms: Norms = "fold",
     progress: Callable[[int, int], None] | None = None,
 ) -> M: ...
 
@@ -45,6 +49,9 @@ def reparameterize(
     *,
     inplace: bool = False,
     policy: PolicyName = "default",
+    only: Paths | None = None,
+    skip: Paths | None = None,
+    norms: Norms = "fold",
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportedProgram: ...
 
@@ -55,6 +62,9 @@ def reparameterize(
     *,
     inplace: bool = False,
     policy: PolicyName = "default",
+    only: Paths | None = None,
+    skip: Paths | None = None,
+    norms: Norms = "fold",
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module | ExportedProgram:
     """Merge the linear branches of a trained model into single convolutions with the same output.
@@ -68,6 +78,11 @@ def reparameterize(
         inplace: change ``model`` itself and return it. An error leaves it as it was.
         policy: when two branches become one convolution. ``"default"``: if it is estimated to be no slower;
             ``"macs"``: if there are no more multiply-accumulates; ``"kernels"``: whenever it is exact.
+        only: merge in these modules and what is inside them: paths, with ``*`` for any part of one, or a predicate of a
+            path.
+        skip: leave these modules and what is inside them alone; the same.
+        norms: ``"keep"`` folds a norm only into branches that merge: the one behind their sum, or behind a convolution
+            alone, stays, as training after the merge needs it.
         progress: called with (done, total) as the merges are computed.
 
     Returns:
@@ -77,7 +92,8 @@ def reparameterize(
 
     Raises:
         TypeError: ``model`` is neither an ``nn.Module`` nor an ``ExportedProgram``.
-        ValueError: ``model`` is in training mode, is not initialised, or has no values; or ``policy`` is unknown.
+        ValueError: ``model`` is in training mode, is not initialised, or has no values; ``policy`` or ``norms`` is
+            unknown; or ``only`` or ``skip`` fits no module.
         RuntimeError: with ``example_inputs``, the outputs differ.
 
     The algebra is that of RepVGG (Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021, section
@@ -92,13 +108,14 @@ def reparameterize(
     )
     """
     check_model(model)
-    rule = policy_named(policy)
+    rule, selection = policy_named(policy), Selection(only, skip, norms)
+    selection.check(_paths(model))
     with torch.no_grad(), _collector_paused():
         # in functions of their own, so that all that they made is let go of before the collector looks at it
         if is_exported(model):
-            return _reparameterize_exported(model, example_inputs, inplace, rule, progress)
+            return _reparameterize_exported(model, example_inputs, inplace, rule, selection, progress)
         assert isinstance(model, nn.Module)
-        return _reparameterize_module(model, example_inputs, inplace, rule, progress)
+        return _reparameterize_module(model, example_inputs, inplace, rule, selection, progress)
 
 
 def _reparameterize_module(
@@ -106,10 +123,11 @@ def _reparameterize_module(
     example_inputs: tuple[Any, ...] | None,
     inplace: bool,
     policy: Policy,
+    selection: Selection,
     progress: Callable[[int, int], None] | None,
 ) -> nn.Module:
     expected, observed = _observe(model, example_inputs)
-    plan = make_plan(structural_copy(model), model, policy, observed, progress)
+    plan = make_plan(structural_copy(model), model, policy, observed, progress, selection=selection)
     report, weights = make_report(plan, observed), parameters_of(model)
     result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
     undo = _Snapshot(result) if inplace else None
@@ -131,13 +149,14 @@ def _reparameterize_exported(
     example_inputs: tuple[Any, ...] | None,
     inplace: bool,
     policy: Policy,
+    selection: Selection,
     progress: Callable[[int, int], None] | None,
 ) -> ExportedProgram | fx.GraphModule:
     """The same for a graph whose modules have no forward of their own."""
     expected, _ = _observe(model, example_inputs)
     program = Exported(model)
     weights = program.parameters(model)
-    plan = _plan_exported(program, policy, progress)
+    plan = _plan_exported(program, policy, selection, progress)
     report = make_report(plan)
     rewrite_flat(plan, program)
     result = program.finish(share=inplace)
@@ -151,9 +170,19 @@ def _reparameterize_exported(
     return model if inplace else result
 
 
-def _plan_exported(program: Exported, policy: Policy, progress: Callable[[int, int], None] | None = None) -> Plan:
+def _paths(model: nn.Module | ExportedProgram) -> set[str]:
+    """The paths of a model's modules; of a graph's, also those that held its weights."""
+    state = model.state_dict() if isinstance(model, nn.Module) else model.state_dict
+    modules = [name for name, _ in model.named_modules()] if isinstance(model, nn.Module) else []
+    held = [path.split(".")[:i] for path in state for i in range(1, path.count(".") + 1)]
+    return {*modules, *map(".".join, held)}
+
+
+def _plan_exported(
+    program: Exported, policy: Policy, selection: Selection, progress: Callable[[int, int], None] | None = None
+) -> Plan:
     captured: tuple[list[Piece], dict[nn.Module, str]] = [program.piece], program.opaque
-    return make_plan(program.holder, program.holder, policy, Shapes(), progress, captured)
+    return make_plan(program.holder, program.holder, policy, Shapes(), progress, captured, selection)
 
 
 def explain(
@@ -161,6 +190,9 @@ def explain(
     example_inputs: tuple[Any, ...] | None = None,
     *,
     policy: PolicyName = "default",
+    only: Paths | None = None,
+    skip: Paths | None = None,
+    norms: Norms = "fold",
 ) -> Report:
     """The report that ``reparameterize`` would give, without changing or copying anything.
 
@@ -173,11 +205,13 @@ def explain(
         TypeError, ValueError: as ``reparameterize``.
     """
     check_model(model)
+    selection = Selection(only, skip, norms)
+    selection.check(_paths(model))
     if is_exported(model):
         program = Exported(model)
         weights = program.parameters(model)
         with torch.no_grad(), _collector_paused():
-            plan = _plan_exported(program, policy_named(policy))
+            plan = _plan_exported(program, policy_named(policy), selection)
             report = make_report(plan)
             rewrite_flat(plan, program)
             result = program.finish(share=True)
@@ -187,7 +221,7 @@ def explain(
     assert isinstance(model, nn.Module)
     with torch.no_grad(), _collector_paused():
         _, observed = _observe(model, example_inputs)
-        plan = make_plan(structural_copy(model), model, policy_named(policy), observed)
+        plan = make_plan(structural_copy(model), model, policy_named(policy), observed, selection=selection)
         report = make_report(plan, observed)
         rewrite(plan, plan.model)
     report.weigh(parameters_of(model), parameters_of(plan.model))

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from .analysis import effects
 from .analysis.cost import Policy
 from .analysis.program import Program
+from .analysis.selection import Selection
 from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import Call, Piece, capture, join
@@ -83,10 +84,12 @@ def make_plan(
     observed: Observation | None = None,
     progress: Callable[[int, int], None] | None = None,
     captured: tuple[list[Piece], dict[nn.Module, str]] | None = None,
+    selection: Selection | None = None,
 ) -> Plan:
     """Plan the merges of ``model``, a structural copy of ``original`` that nobody else runs, or of what is captured."""
     pieces, opaque = captured or capture(model, original)
-    analyses = [Analysis(Program(piece, observed), policy, kept=set(piece.kept)) for piece in pieces]
+    chosen = selection or Selection()
+    analyses = [Analysis(Program(piece, observed), policy, chosen, kept=set(piece.kept)) for piece in pieces]
     names = first_paths(model)
     usage = Usage([analysis.program for analysis in analyses], {names[m]: m for m in opaque if m in names}, model)
     plan = Plan(model, pieces, opaque, analyses, usage)

@@ -71,6 +71,10 @@ class Program:
         where = self.path(self.piece.where(node))
         return f"{name} in '{where}'" if where else f"{name} in forward"
 
+    def place(self, node: fx.Node) -> str:
+        """The path of the module that a node calls, or whose code it comes from."""
+        return self.path(str(node.target) if node.op == "call_module" else self.piece.where(node))
+
     def path(self, inner: str) -> str:
         outer = self.piece.path
         return f"{outer}.{inner}" if outer and inner else outer or inner

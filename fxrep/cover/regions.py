@@ -26,6 +26,7 @@ from ..analysis.cost import Cost, Policy
 from ..analysis.forms import ONE, Form, Scale, Term, atom, biases, price
 from ..analysis.known import has_channels, has_type
 from ..analysis.program import Program
+from ..analysis.selection import Selection
 from ..capture.tracer import Call
 from ..convmap import ConvMap, Illegal, Window
 from ..operators import Linear, Operator, Stacked, read
@@ -34,6 +35,7 @@ CANDIDATES = 3
 """Forms that are kept for one node."""
 COMBINATIONS = 16
 """Combinations of the operands' forms that are tried for one node."""
+KEPT_NORM = "norms='keep' keeps a norm that is not in one of several branches that merge"
 CHANNELWISE = ("norm", "scale", "add constant", "")
 """Kinds of operators that can be taken apart along the channels."""
 
@@ -64,6 +66,11 @@ class Region:
         return len(self.convolutions[0].taps)
 
     @property
+    def merges(self) -> bool:
+        """Whether branches join in it."""
+        return any(term.branches > 1 for term in self.form.terms)
+
+    @property
     def composes(self) -> bool:
         """Whether something in it that reads more than one position is computed on the way."""
         inside = set(self.interior)
@@ -81,6 +88,7 @@ class Analysis:
 
     program: Program
     policy: Policy
+    selection: Selection = field(default_factory=Selection)
     barriers: dict[fx.Node, str] = field(default_factory=dict)
     kept: set[fx.Node] = field(default_factory=set)
     linear: dict[fx.Node, Linear] = field(default_factory=dict)
@@ -121,12 +129,25 @@ class Analysis:
         for node in self.program.operators:
             if self.program.constant(node) is not None:
                 continue
+            left = self.selection.reason(self.program.place(node)) if self.selection.restricts else None
+            if left is not None:
+                self.reasons[node] = left
+                continue
             try:
                 self.linear[node] = read(Operator(node, self.program, self.policy))
-            except Illegal as reason:
-                self.reasons[node] = str(reason)
+            except Illegal as illegal:
+                self.reasons[node] = str(illegal)
             except Exception as error:  # a rule that trips over an unusual call must not stop the pass
                 self.reasons[node] = f"it is called in a way that fxrep does not know: {error}"
+        if self.selection.norms == "keep":
+            for node in [n for n, linear in self.linear.items() if linear.kind == "norm" and not self._is_summed(n)]:
+                del self.linear[node]
+                self.reasons[node] = KEPT_NORM
+
+    def _is_summed(self, node: fx.Node) -> bool:
+        """Whether a sum reads a value, at most through scales."""
+        readers = [(user, self.linear[user].kind) for user in node.users if user in self.linear]
+        return any(kind == "add" or (kind in ("", "scale") and self._is_summed(user)) for user, kind in readers)
 
     def _find_required(self) -> None:
         """Values read by an operator that does not absorb them, or by two roots that would each compute them anew."""
@@ -267,6 +288,8 @@ class Analysis:
             terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
             region = Region(self.program, root, replace(form, terms=tuple(terms)), interior, self.linear)
             try:
+                if self.selection.norms == "keep" and region.operators("norm") and not region.merges:
+                    raise Illegal(KEPT_NORM)
                 self._check(region)
             except Illegal as reason:
                 illegal = illegal or str(reason)
