@@ -165,7 +165,7 @@ def _kind(program: Any, node: fx.Node) -> str | None:
         return None if is_number(node) else "add"
     if "batch_norm" in name:
         return "norm"
-    if name == "linear":
+    if name in ("linear", "addmm", "mm"):
         return "linear"
     return "conv" if name.startswith("conv") and (name == "convolution" or name.endswith(("1d", "2d", "3d"))) else None
 

@@ -455,7 +455,23 @@ def test_a_view_of_a_value_that_is_written_to() -> None:
     model, x = randomize(Views()).double(), image(2, 4, 6, 6)
     program = export(model, x, dynamic=False)
     functional = not any("add_" in str(node.target) for node in program.graph.nodes)  # as older versions export it
-    assert_program_merged(program, (x,), (2, 1, 0) if functional else (3, 1, 1))
+    assert_program_merged(program, (x,), (2, 0, 0) if functional else (3, 0, 1))
+
+
+def test_linear_layers_as_products() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(4, 5, bias=False), nn.Linear(5, 3)
+            self.n, self.o = nn.BatchNorm1d(4), nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.o(self.a(self.n(x)) + self.b(x)) @ self.c.weight.t()
+
+    model, x = randomize(Heads()).double(), image(6, 4)
+    for dialect in dialects(export(model, x, dynamic=False)):
+        merged = assert_program_merged(dialect, (x,), (0, 0, 0))
+        assert fxrep.report(merged).after["linear"] == 1, fxrep.report(merged)
 
 
 def test_a_type_that_changes_in_between() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..capture.exported import fake_value
 from ..convmap import Illegal
 from . import arithmetic, concat, reshape, window
-from .conv import ARGUMENTS, CONVOLUTIONS, functional, transposed, transposed_function
+from .conv import ARGUMENTS, CONVOLUTIONS, functional, linear, transposed, transposed_function
 from .norm import normalize
 from .passing import CASTS, identity
 from .registry import FUNCTIONS, Linear, Operator, operator
@@ -88,6 +88,29 @@ for _name, _function in {
     operator(*_overloads(_name))(FUNCTIONS[_function])
 operator(*_overloads("reshape_as", "view_as"))(reshape.reshape_as)
 operator(*_overloads("cat"))(concat.cat)
+
+
+@operator(*_overloads("addmm"))
+def addmm(op: Operator) -> Linear:
+    """``y = x W + b``: a linear layer of two axes in core ATen operators."""
+    b, x, w, beta, alpha = op.arguments("self mat1 mat2 beta alpha", beta=1, alpha=1)
+    if (beta, alpha) != (1, 1) or op.constant(b, "bias").dim() != 1:
+        raise Illegal("it is not the one of a linear layer")
+    return _product(op, x, w, op.constant(b, "bias"))
+
+
+@operator(*_overloads("mm"))
+def mm(op: Operator) -> Linear:
+    """``y = x W``: a linear layer of two axes and no bias in core ATen operators."""
+    x, w = op.arguments("self mat2")
+    return _product(op, x, w, None)
+
+
+def _product(op: Operator, x: Any, w: Any, bias: Tensor | None) -> Linear:
+    weight, leaf = op.constant(w, "weight"), op.program.leaf(w)
+    if weight.dim() != 2 or op.program.ranks.get(op.value(x)) != 0:
+        raise Illegal("it is not the one of a linear layer")
+    return linear(op.value(x), weight.t(), bias, leaf.dtype if leaf is not None else weight.dtype)
 
 
 VIEWS = _overloads("view", "reshape", "_unsafe_view", "flatten.using_ints")

@@ -147,7 +147,7 @@ def _spread(value: Any, rank: int) -> tuple[Any, ...]:
 def linear_module(op: Operator) -> Linear:
     """``y = W x + b`` along the last axis: a convolution without spatial axes."""
     (x,) = op.arguments("input")
-    return _linear(op.value(x), op.module.weight, op.module.bias, op.module.weight.dtype)
+    return linear(op.value(x), op.module.weight, op.module.bias, op.module.weight.dtype)
 
 
 @operator(F.linear)
@@ -159,10 +159,11 @@ def linear_function(op: Operator) -> Linear:
         raise Illegal(f"its weight has {weight.dim()} axes")
     leaf = op.program.leaf(w)
     dtype = leaf.dtype if leaf is not None else weight.dtype
-    return _linear(op.value(x), weight, None if b is None else op.constant(b, "bias"), dtype)
+    return linear(op.value(x), weight, None if b is None else op.constant(b, "bias"), dtype)
 
 
-def _linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
+def linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
+    """A linear layer of ``x``."""
     map = ConvMap.conv(weight.detach(), stride=(), padding=(), dilation=(), groups=1)
     shift = ZERO if bias is None else bias.detach().double()
     return Linear((x,), lambda form: compose(form, map, shift), composes=True, dtypes=(dtype,), kind="linear")
