@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from .analysis.effects import name_of
 from .analysis.forms import Term
 from .capture.tracer import builtin_type
 from .convmap import Cast, ConvMap, Taps, correlate
@@ -39,7 +40,7 @@ class Check:
     def __init__(self, region: Region, device: torch.device) -> None:
         self.region = region
         convolutions = region.convolutions
-        whole = region.composes or any(conv.up for conv in convolutions)  # every position is read
+        whole = region.composes or any(map(self._is_transposed, region.nodes))  # every position is read
         through = any(term.through for term in region.form.terms)
         self.unit = (1,) * len(convolutions[0].taps) if whole or through else _unit(convolutions)
         output, self.every = _positions([_shrunk(conv, self.unit) for conv in convolutions])
@@ -121,8 +122,8 @@ class Check:
             bias = None if module.bias is None else double(module.bias)
             return self.convolve(module, self._image(node), double(module.weight), bias)
         names = CONVOLUTIONS.get(node.target, "").split() if node.op == "call_function" else []
-        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-        if names and not given.get("transposed"):
+        if names and not self._is_transposed(node):
+            given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
             weight = value(given["weight"])
             bias = None if given.get("bias") is None else value(given["bias"])
             rank = weight.dim() - 2
@@ -136,6 +137,13 @@ class Check:
             (operand,) = region.linear[node].operands
             return value(operand)
         return self._call(node, value, double)
+
+    def _is_transposed(self, node: fx.Node) -> bool:
+        module = self.region.program.module(node)
+        arguments = CONVOLUTIONS.get(node.target, "").split() if node.op == "call_function" else []
+        flag = arguments.index("transposed") if "transposed" in arguments else len(node.args)
+        said = node.args[flag] if flag < len(node.args) else node.kwargs.get("transposed", False)
+        return isinstance(module, nn.modules.conv._ConvTransposeNd) or "conv_transpose" in name_of(node) or said is True
 
     def _call(self, node: fx.Node, value: Callable[[fx.Node], Any], double: Cast) -> Any:
         module = self.region.program.module(node)

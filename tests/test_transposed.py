@@ -110,6 +110,8 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
         Made(lambda m, x: m.a(x) - m.b(x), a=T(6, 6, 3, 2, 1, 1), b=T(6, 6, 3, 2, 1, 1, groups=2)), X6, (1, 0, 0)),
     "a stride of one is a convolution": (
         Made(lambda m, x: m.a(x) + m.b(x) + x, a=T(4, 4, 3, 1, 1), b=C(4, 4, 1)), IMAGE, (1, 0, 0)),
+    "larger than its input, with a stride of one": (
+        nn.Sequential(T(4, 2, 2, 1, 0, 1, dilation=2), B(2)), IMAGE[..., :1, :1], (1, 0, 0)),
     "function": (
         Made(lambda m, x: m.n(F.conv_transpose2d(x, m.w, None, 2, 1, 1, 2)),
              n=B(6), w=nn.Parameter(torch.randn(4, 3, 3, 3))),

@@ -76,6 +76,20 @@ def convolution(
     return f"nn.utils.parametrizations.weight_norm({code})" if rng.random() < 0.01 else code, (shape[0], out, *sizes)
 
 
+def transposed(rng: random.Random, shape: Shape) -> Made | None:
+    """Any transposed convolution of which something is left, if that is not too large."""
+    rank, channels, k, p = len(shape) - 2, shape[1], rng.choice((1, 2, 3, 4)), rng.choice((0, 0, 1))
+    stride, dilation, out = rng.choice((1, 2, 2)), rng.choice((1, 1, 2)), rng.choice((channels, 1, 2, 4))
+    more = rng.randrange(max(stride, dilation))
+    groups = rng.choice((1, 1, math.gcd(channels, out)))
+    sizes = [(size - 1) * stride - 2 * p + dilation * (k - 1) + more + 1 for size in shape[2:]]
+    if min(sizes) < 1 or math.prod(sizes) * out * shape[0] > 3000:
+        return None
+    bias = rng.choice((True, True, False))
+    code = f"nn.ConvTranspose{rank}d({channels}, {out}, {k}, {stride}, {p}, {more}, {groups}, {bias}, {dilation})"
+    return code, (shape[0], out, *sizes)
+
+
 def batch_norm(rng: random.Random, shape: Shape) -> Made | None:
     rank = max(1, len(shape) - 2)
     options = rng.choice(("", "", "", "", ", affine=False", ", eps=0.1", ", momentum=None"))

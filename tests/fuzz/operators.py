@@ -24,6 +24,48 @@ def module_call(b: Builder) -> None:
             modules.pool, modules.sequential, modules.sequential)))  # fmt: skip
 
 
+def transposed(b: Builder) -> None:
+    """One or two transposed convolutions, with a norm behind."""
+    x = b.pick_image()
+    y = apply_module(b, x, modules.transposed) if x is not None else None
+    if x is None or y is None:
+        return
+    z = apply_module(b, x, modules.transposed) if b.chance(0.5) else None
+    if z is not None and z.shape == y.shape:
+        y = add_two(b, y, z)
+    apply_module(b, y, modules.batch_norm)
+
+
+def head(b: Builder) -> None:
+    """A norm, the mean over the image, and a linear layer or two."""
+    x = b.pick_image()
+    n = apply_module(b, x, modules.batch_norm) if x is not None else None
+    if x is None or n is None:
+        return
+    c, axes = x.shape[1], tuple(range(2, 2 + x.rank))
+    code = b.choose((f"{{0}}.mean({axes})", f"F.adaptive_avg_pool{x.rank}d({{0}}, 1).flatten(1)",
+                     f"{{0}}.mean({axes}, keepdim=True).flatten(1)"))  # fmt: skip
+    pooled = b.value(code, [n], x.shape[:2])
+    layers = [b.call(f"nn.Linear({c}, 3)", [pooled], (x.shape[0], 3))[0] for _ in range(b.choose((1, 2)))]
+    if len(layers) > 1:
+        add_two(b, *layers)
+
+
+def side_by_side(b: Builder) -> None:
+    """Convolutions of one value or two along the channels, and a norm behind."""
+    x = b.pick_image()
+    y = b.pick(lambda value: x is not None and value.shape == x.shape)
+    if x is None or y is None:
+        return
+    made = [modules.conv_for(b.rng, v.shape, b.choose((1, 2, 4)), 1) for v in (x, y)]
+    if all(made):
+        parts = [b.call(m[0], [v], m[1])[0] for m, v in zip(made, (x, y), strict=True) if m]
+        whole = (x.shape[0], parts[0].shape[1] + parts[1].shape[1], *x.shape[2:])
+        joined = b.value(b.choose(("torch.cat([{0}, {1}], 1)", f"torch.cat(({{0}}, {{1}}), dim={-1 - x.rank})")), parts,
+                         whole)  # fmt: skip
+        apply_module(b, joined, modules.batch_norm)
+
+
 def apply_module(b: Builder, x: Value, maker: modules.Maker) -> Value | None:
     """Call a new module on ``x``; None if there is none that fits."""
     made = maker(b.rng, x.shape)
@@ -479,4 +521,7 @@ OPERATORS: Sequence[tuple[Operation, int]] = (
     (write_view, 3),
     (write_buffer, 2),
     (look, 1),
+    (transposed, 2),
+    (head, 2),
+    (side_by_side, 2),
 )
