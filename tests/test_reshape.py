@@ -95,6 +95,8 @@ KEPT: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
     "mean that something else reads": (
         Made(both(lambda m, x: m.n(x).mean((2, 3)), lambda m, h: m.l(h) * h.sigmoid()), n=B(4), l=L(4, 4)),
         IMAGE, (1, 1, 0)),
+    "norm of a multiple that is a sum, mean": (
+        Made(lambda m, x: m.l(m.n(sum([x, x, x])).mean((2, 3))), n=B(4), l=L(4, 3)), IMAGE, (1, 1, 3)),
     "norm that something else reads": (
         Made(both(lambda m, x: m.n(x), lambda m, h: m.l(h.mean((2, 3))) * h.sigmoid().sum((2, 3))), n=B(4), l=L(4, 4)),
         IMAGE, (1, 1, 0)),
@@ -137,6 +139,19 @@ def test_is_merged_in_an_exported_program(case: str) -> None:
     merged.validate()
     assert relative_error(run(merged.module(), x), run(model, x)) < 1e-9
     assert left_in(merged) == left, fxrep.report(merged)
+
+
+def test_other_ways_into_a_model_do_not_scale_twice() -> None:
+    class Scaled(Made):
+        def head(self, x: Tensor) -> Tensor:
+            return self.a(x) * self.g
+
+    model = randomize(Scaled(lambda m, x: m.head(x.relu()), a=L(4, 4), g=nn.Parameter(torch.randn(4)))).double()
+    merged: Any = fxrep.reparameterize(model)
+    x = TOKENS.double()
+    assert relative_error(run(merged, x), run(model, x)) < 1e-9
+    with torch.no_grad():
+        assert relative_error(merged.head(x.relu()), run(model, x)) < 1e-9
 
 
 def test_other_ways_into_a_model_keep_the_weights_that_they_use() -> None:

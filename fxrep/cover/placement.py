@@ -135,7 +135,9 @@ def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], d
     """Placements for the regions, those in the calls of one shared module together; and the regions that have none."""
     inside = Counter(n for region in regions for n in region.interior)
     waiting = {r: [p for p in _candidates(r) if inside[p.site] <= (p.site is not r.root)] for r in regions}
-    refused: dict[Region, str] = {}
+    refused = {region: "an operator that is in its way cannot stay" for region in regions if not waiting[region]}
+    if refused:
+        return [], refused
     while True:
         groups: dict[object, list[Placement]] = defaultdict(list)
         for candidates in waiting.values():
@@ -280,6 +282,9 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
     while call is not None:
         if placement.in_place and not _whole(call, [*in_place, *leaves]):
             return False
+        functions = [n for n in placement.passing if n not in leaves and piece.call_of[n] is call]
+        if placement.in_place and functions and _is_entered(call, placement.site):
+            return False
         if not placement.in_place:
             around = _step(piece.call_of[placement.site].path, call)
             placement.swapped = [n for n in placement.swapped if not _on_its_own(n, around, call)]
@@ -293,6 +298,11 @@ def _whole(call: Call, nodes: list[fx.Node]) -> bool:
         return False
     steps = {_step(str(n.target), call) for n in nodes}
     return all(names.isdisjoint(steps) or names.issuperset(steps) for names in entry_points(type(call.module)))
+
+
+def _is_entered(call: Call, node: fx.Node) -> bool:
+    """Whether code of the module of ``call`` that stays, other than forward, mentions the child that ``node`` is in."""
+    return any(_step(str(node.target), call) in names for names in entry_points(type(call.module)))
 
 
 def _on_its_own(node: fx.Node, around: str | None, call: Call) -> bool:
