@@ -22,6 +22,7 @@ from .analysis.forms import Term
 from .capture.tracer import builtin_type
 from .convmap import Cast, ConvMap, Taps, correlate
 from .cover.regions import Region
+from .operators.aten import VIEWS, viewed
 from .operators.conv import CONVOLUTIONS
 from .operators.passing import CASTS
 
@@ -146,7 +147,9 @@ class Check:
         return isinstance(module, nn.modules.conv._ConvTransposeNd) or "conv_transpose" in name_of(node) or said is True
 
     def _call(self, node: fx.Node, value: Callable[[fx.Node], Any], double: Cast) -> Any:
-        module = self.region.program.module(node)
+        module, linear = self.region.program.module(node), self.region.linear[node]
+        if node.target in VIEWS:
+            return viewed(node, value(linear.operands[0]), None if linear.like is None else self.values[linear.like])
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
         if module is not None:
             return _in_double(module, double)(*args, **kwargs)

@@ -135,6 +135,15 @@ def view(op: Operator) -> Linear:
     return reshape.undo(op, x, earlier.all_input_nodes[0])
 
 
+def viewed(node: fx.Node, x: Tensor, like: Tensor | None) -> Tensor:
+    """What a view makes of another value than that with the sizes which it names."""
+    if like is not None:
+        return x.reshape(like.shape)
+    merged = reshape.merged_axes(_shape(node.all_input_nodes[0]), _shape(node))
+    assert merged is not None
+    return x.flatten(*merged)
+
+
 def _shape(node: fx.Node) -> tuple[Any, ...]:
     """The sizes of a node's value; those that are not numbers by name, so that comparing them decides nothing."""
     value = fake_value(node)
