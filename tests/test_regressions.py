@@ -380,7 +380,9 @@ class Scaled(nn.Module):
         return self.conv(x * self.scale)
 
 
-@pytest.mark.parametrize("x", [torch.randn(1, 4, 5, 5), torch.randn(1, 1, 5, 5).double()], ids=["narrow", "one channel"])
+@pytest.mark.parametrize(
+    "x", [torch.randn(1, 4, 5, 5), torch.randn(1, 1, 5, 5).double()], ids=["narrow", "one channel"]
+)
 def test_a_constant_that_makes_a_value_wider(x: Tensor) -> None:
     """The multiplication makes float64 of float32, and four channels of one; a convolution would raise an error."""
     model = randomize(Scaled()).double()
