@@ -67,7 +67,7 @@ def make_report(plan: Plan, observed: Observation | None = None) -> Report:
 
 def _counted(program: Program) -> Iterator[tuple[fx.Node, str]]:
     """The operators that the report counts, with their kinds."""
-    for node in program.nodes:
+    for node in program.operators:
         kind = _kind(program, node)
         if kind and program.constant(node) is None:
             yield node, kind
