@@ -211,7 +211,19 @@ def asks_for_types(module: nn.Module) -> bool:
 
 def _asks_for_types(code: CodeType) -> bool:
     names = _names_in(code)
-    return "__class__" in names or ("type" in names and "type" in _globals_in(code))
+    return "__class__" in names or ("type" in names and _uses_type(code))
+
+
+@functools.lru_cache(maxsize=4096)
+def _uses_type(code: CodeType) -> bool:
+    """Whether a function's code calls ``type`` for more than to print it, as error messages do."""
+    steps = [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE")]
+    for at, step in enumerate(steps):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "type":
+            call = next((n for n in range(at + 1, len(steps)) if steps[n].opname.startswith("CALL")), len(steps) - 1)
+            if not steps[min(call + 1, len(steps) - 1)].opname.startswith(("FORMAT", "CONVERT")):
+                return True
+    return any(_uses_type(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
 def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
