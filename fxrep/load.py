@@ -202,11 +202,15 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], about: dict[str, Any]) -
     for name, value in values.items():
         if name in own and own[name].shape != value.shape:
             raise UserError(f"'{name}' is {tuple(own[name].shape)} and not {tuple(value.shape)}")
+    holds: dict[int, str] = {}  # by parameter, the first name of its value
+    untied: dict[str, nn.Parameter] = {}
     for name, value in values.items():
         parent, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(parent)
+        owner, first = model.get_submodule(parent), about["same"].get(name, name)
         parameter = owner._parameters.get(leaf)
-        if parameter is not None:
-            parameter.data = value
-        else:
+        if parameter is None:
             owner.register_buffer(leaf, value, persistent=name not in extra)
+        elif holds.setdefault(id(parameter), first) == first:
+            parameter.data = value
+        else:  # tied in the model as it was built, not after the merge
+            owner._parameters[leaf] = untied.setdefault(first, nn.Parameter(value, parameter.requires_grad))
