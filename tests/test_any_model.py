@@ -256,6 +256,34 @@ def test_what_passes_between_modules(case: str) -> None:
     assert_same(made(nn.Module, outer, child=made(Join, inner), other=made(Join, inner)), call=call)
 
 
+class Changes(nn.Module):
+    """Changes the list that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = ConvNorm(4, 4, 3, padding=1)
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        xs[0] = self.norm(xs[0]).relu()
+        return xs[0] + xs[1]
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_untraced_code_changes_a_list(reads: bool) -> None:
+    """What is done around it is merged, unless that reads from the list what tracing cannot know."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        xs = [x, x]
+        y = m.stage(xs)
+        return m.both(y) + xs[0] if reads else m.both(y)
+
+    model, x = randomize(made(Join, forward, stage=nn.Sequential(Changes()))).double(), torch.randn(2, 4, 8, 8).double()
+    deploy = fxrep.reparameterize(model)
+    with torch.no_grad():
+        assert relative_error(deploy(x), model(x)) <= 1e-9
+    assert count_ops(deploy, x)["conv"] == (3 if reads else 2)
+
+
 def test_a_list_is_stacked_and_summed() -> None:
     """The number of values in a stack is not known where the list comes from outside."""
     model = made(Join, lambda m, xs: m.a.conv(torch.stack(xs).sum(0)))

@@ -317,7 +317,8 @@ class Tracer(fx.Tracer):
             if isinstance(error, Escapes) and error.module is m:
                 raise  # whoever calls it sees the change, and cannot be traced either
             self.opaque[m] = f"cannot be traced: {_first_line(error)}"
-            return self.create_proxy("call_module", path, args, kwargs)
+            given = fx.map_arg((call.args, call.kwargs), self.proxy)  # before its forward may have changed them
+            return self.create_proxy("call_module", path, *given)
         finally:
             self.current = outer
         return result
@@ -332,6 +333,8 @@ class Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Argument:
         if isinstance(a, fx.Proxy):
+            if a.node._erased:  # it is in a list that a module changed before its trace failed
+                raise TypeError("it reads a value that code which cannot be traced computes")
             return a.node
         if type(a) in (bool, int, float, str, type(None)):  # what most arguments are
             return a  # type: ignore[no-any-return]
