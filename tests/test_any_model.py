@@ -284,6 +284,24 @@ def test_untraced_code_changes_a_list(reads: bool) -> None:
     assert count_ops(deploy, x)["conv"] == (3 if reads else 2)
 
 
+def test_a_tensor_made_on_the_device_of_another() -> None:
+    """In torch 2.5 the factories do not take a symbol for a device."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        makers = (torch.zeros, torch.empty, torch.ones)
+        zeros, _, ones = (make((x.shape[0], 4, 1, 1), device=x.device, dtype=x.dtype) for make in makers)
+        full = torch.full((1,), 2.0, device=x.device, dtype=x.dtype)
+        return (m.both(x) + zeros) * (ones + full + torch.arange(4, device=x.device)[:, None, None])
+
+    model, x = randomize(made(Join, forward)).double(), torch.randn(2, 4, 8, 8).double()
+    zeros, deploy = torch.zeros, fxrep.reparameterize(model)
+    with torch.no_grad():
+        assert relative_error(deploy(x), model(x)) <= 1e-9
+    assert count_ops(deploy, x)["conv"] == 1
+    assert torch.zeros is zeros
+    assert not fxrep.report(deploy).opaque
+
+
 def test_a_list_is_stacked_and_summed() -> None:
     """The number of values in a stack is not known where the list comes from outside."""
     model = made(Join, lambda m, xs: m.a.conv(torch.stack(xs).sum(0)))

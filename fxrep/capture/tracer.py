@@ -15,6 +15,7 @@ Differences from ``torch.fx.Tracer``:
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import operator
 import random
@@ -36,6 +37,8 @@ INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
 PLAIN = {bool, int, float, str, type(None)}
 PLAIN_OR_TUPLE = {*PLAIN, tuple}
+# They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
+FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
 
 
@@ -230,7 +233,9 @@ class Tracer(fx.Tracer):
         self.current = Call(root, "", None)
         self.calls.append(self.current)
         state = _state(root)
-        with torch.no_grad(), _no_random(type(root).__name__), _tensors_are_tensors(root), _reads_are_noted(self):
+        with torch.no_grad(), _no_random(type(root).__name__), contextlib.ExitStack() as patched:
+            for patch in (_tensors_are_tensors(root), _reads_are_noted(self), _factories_are_recorded(self)):
+                patched.enter_context(patch)
             graph = self.trace(root)
         if self.calls[0].guessed:
             raise TypeError("its forward goes on after an error that only tracing raises")
@@ -317,7 +322,8 @@ class Tracer(fx.Tracer):
             if isinstance(error, Escapes) and error.module is m:
                 raise  # whoever calls it sees the change, and cannot be traced either
             self.opaque[m] = f"cannot be traced: {_first_line(error)}"
-            given = fx.map_arg((call.args, call.kwargs), self.proxy)  # before its forward may have changed them
+            # what it was given: its forward may have changed a list in it since
+            given = fx.map_arg((call.args, call.kwargs), self.proxy)  # type: ignore[arg-type, unused-ignore]
             return self.create_proxy("call_module", path, *given)
         finally:
             self.current = outer
@@ -625,6 +631,27 @@ class _reads_are_noted:
             del nn.Module.__getattribute__
         else:
             nn.Module.__getattribute__ = self.own  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _factories_are_recorded(tracer: Tracer) -> Iterator[None]:
+    """Record ``torch.zeros(n, device=x.device)`` and its kin where an argument is a symbol."""
+
+    def recording(make: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(make)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            symbols: list[fx.Proxy] = []
+            fx.node.map_aggregate((args, kwargs), lambda a: symbols.append(a) if isinstance(a, fx.Proxy) else None)
+            return tracer.create_proxy("call_function", make, args, kwargs) if symbols else make(*args, **kwargs)
+
+        return record
+
+    own = {name: getattr(torch, name) for name in FACTORIES}
+    vars(torch).update({name: recording(make) for name, make in own.items()})
+    try:
+        yield
+    finally:
+        vars(torch).update(own)
 
 
 def _written(module: nn.Module) -> Any:
