@@ -27,6 +27,8 @@ from .cover.regions import Analysis, Region
 from .weights import Workspace, build_modules
 
 MODES = {"autocast", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled"}
+# as generated code has them
+MODES |= {"_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode"}
 
 
 @dataclass(eq=False)

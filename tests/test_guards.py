@@ -598,22 +598,32 @@ def test_a_program_that_computes_gradients(monkeypatch: pytest.MonkeyPatch) -> N
         fxrep.reparameterize(program)
 
 
-@pytest.mark.parametrize("flat", [True, pytest.param(False, marks=pytest.mark.xfail(strict=False))])
+@pytest.mark.parametrize("flat", [True, False])
 def test_a_graph_that_sets_autocast(flat: bool) -> None:
-    """Open: a graph that calls modules is run while it is traced, and its autocast is not recorded."""
+    """A graph that calls modules is run while it is traced, and its autocast is not recorded."""
     graph, model = fx.Graph(), Child().eval()
     x = graph.placeholder("x")
     mode = graph.call_function(torch.amp.autocast_mode._enter_autocast, ("cpu", torch.bfloat16, True, True))
     branches = []
     for name, pad in (("a", 1), ("b", 0)):
+        if not flat:
+            branches.append(graph.call_module(name, (x,)))
+            continue
         weight, bias = (graph.get_attr(f"{name}.{what}") for what in ("weight", "bias"))
-        arguments = (x, weight, bias, [1, 1], [pad, pad])
-        aten = torch.ops.aten.conv2d.default
-        branches.append(graph.call_function(aten, arguments) if flat else graph.call_module(name, (x,)))
+        branches.append(graph.call_function(torch.ops.aten.conv2d.default, (x, weight, bias, [1, 1], [pad, pad])))
     graph.call_function(torch.amp.autocast_mode._exit_autocast, (mode,))
     graph.output(graph.call_function(torch.ops.aten.add.Tensor if flat else operator.add, tuple(branches)))
-    graph.eliminate_dead_code()
     assert fxrep.reparameterize(fx.GraphModule(model, graph))(image().float()).dtype == torch.bfloat16
+
+
+def test_a_graph_that_turns_gradients_off() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.call_function(torch._C._set_grad_enabled, (False,))
+    total = graph.call_function(operator.add, (graph.call_module("a", (x,)), graph.call_module("b", (x,))))
+    graph.call_function(torch._C._set_grad_enabled, (True,))
+    graph.output(total)
+    assert not fxrep.reparameterize(fx.GraphModule(Child().eval(), graph))(image().float()).requires_grad
 
 
 # ---------------------------------------------------------------------------------------------------------- the algebra
