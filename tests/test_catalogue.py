@@ -32,7 +32,6 @@ def test_design(name: str) -> None:
 # What fxrep still gets wrong in exported programs
 EXPORTED = {
     "ECBSR, merged in forward": "a factor in float64 before a convolution of float32 values is folded",
-    "NFNet": "the norm of a kernel is taken for one in training mode",
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
 
 import fxrep
 from tests.blocks import (
@@ -417,6 +418,32 @@ def test_a_program_in_training_mode(decomposed: bool) -> None:
     for target in (program, program.module()):
         with pytest.raises(ValueError, match=r"training mode: .*model\.eval\(\) and export it again"):
             fxrep.reparameterize(target)
+
+
+def test_a_weight_that_is_standardised() -> None:
+    """The norm of a weight is one in training mode, whatever the mode of the model."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            flat = self.weight.reshape(1, self.out_channels, -1)
+            weight = F.batch_norm(flat, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+            return self._conv_forward(x, weight, self.bias)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Standardised(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x)
+
+    model, x = randomize(Net()).double(), torch.randn(2, 4, 8, 8).double()
+    program = torch.export.export(model, (x,))
+    whole = any(node.target is torch.ops.aten.batch_norm.default for node in program.graph.nodes)  # not in torch 2.5
+    for target in (program, program.module()):
+        merged = fxrep.reparameterize(target)
+        assert fxrep.report(merged).after["conv"] == (1 if whole else 2)
+        assert fxrep.verify(model, merged, (x,)).relative <= 1e-9
 
 
 def test_one_norm_in_training_mode() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.jit import ScriptModule
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
-from .exported import is_exported
+from .exported import is_exported, lifted_weight
 from .walk import named_tensors
 
 TRAINING: dict[Any, list[str]] = {
@@ -48,7 +49,8 @@ def check_model(model: object) -> nn.Module | ExportedProgram:
 
 def _check_exported(model: ExportedProgram | fx.GraphModule) -> nn.Module | ExportedProgram:
     """A graph says of every operator by itself whether it trains; whether the model did when it was exported counts."""
-    training = [(node, mode) for node in model.graph.nodes if (mode := _trains(node, model)) is not None]
+    modes = ((node, _trains(node, model)) for node in _dependent(model))  # a norm may also standardise a weight
+    training = [(node, mode) for node, mode in modes if mode is not None]
     if training and all(mode for _, mode in training):
         raise ValueError(
             f"this {type(model).__name__} was made from a model in training mode: '{training[0][0].name}' depends on "
@@ -56,6 +58,20 @@ def _check_exported(model: ExportedProgram | fx.GraphModule) -> nn.Module | Expo
         )
     _check_values(model.state_dict().items() if isinstance(model, nn.Module) else model.state_dict.items())
     return model
+
+
+def _dependent(model: ExportedProgram | fx.GraphModule) -> list[fx.Node]:
+    """The nodes whose values are computed from an input of the program that is not a weight."""
+    found: dict[fx.Node, None] = {}
+    weights = set[str]()
+    if isinstance(model, ExportedProgram):
+        specs = model.graph_signature.input_specs
+        weights = {spec.arg.name for spec in specs if spec.kind is not InputKind.USER_INPUT}
+    for node in model.graph.nodes:
+        given = node.op == "placeholder" and node.name not in weights and lifted_weight(node) is None
+        if given or not found.keys().isdisjoint(node.all_input_nodes):
+            found[node] = None
+    return list(found)
 
 
 def _trains(node: fx.Node, owner: object) -> bool | None:
