@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from . import account
 from .analysis import effects
+from .analysis.forms import Form
 from .analysis.program import Program
 from .analysis.sizes import Sizes, shape_of, sizes_of
 from .capture.exported import ExportedPiece, fake_value
@@ -40,6 +41,11 @@ ADDS = {
 }
 
 
+POOL = ("avgpool", "avg_pool")
+PAD = {"pad", "constant_pad_nd", "reflection_pad", "replication_pad"}
+MULTIPLY = {"mul", "multiply", "div", "divide", "true_divide", "truediv", "neg", "negative"}
+
+
 def make_report(plan: Plan, observed: Observation | None = None) -> Report:
     """What ``plan`` does; with what was ``observed`` of the shapes, the figures are totals."""
     model = plan.model
@@ -53,9 +59,9 @@ def make_report(plan: Plan, observed: Observation | None = None) -> Report:
     report.merged = [_merged(merge, sizes, convolutions, places[merge.region.root]) for merge in plan.merges]
     merged = {n: p.region.program for merge in plan.merges for p in merge.placements for n in p.region.nodes}
     report.kept = [
-        Kept(kind, a.program.describe(node), _reason(a, node), _owner(a.program, node, kind), places[node])
+        Kept(kind, a.program.describe(node), reason, _owner(a.program, node, kind), places[node])
         for a in plan.analyses
-        for node, kind in _counted(a.program)
+        for node, kind, reason in _left(a)
         if node not in merged
     ]
     report.before, report.after = _counts(plan, merged)
@@ -71,6 +77,24 @@ def _counted(program: Program) -> Iterator[tuple[fx.Node, str]]:
         kind = _kind(program, node)
         if kind and program.constant(node) is None:
             yield node, kind
+
+
+def _left(analysis: Analysis) -> Iterator[tuple[fx.Node, str, str]]:
+    """The operators that the report lists where they are not merged, with their kinds, and why they are not.
+
+    Those that it counts, and of the others what a rule or a proof has refused.
+    """
+    program = analysis.program
+    for node in program.nodes:
+        if (kind := _kind(program, node)) is not None:
+            if program.constant(node) is None:
+                yield node, kind, _reason(analysis, node)
+        elif node in analysis.barriers.keys() & analysis.reasons.keys():
+            yield node, _minor_kind(program, node) or "other", analysis.barriers[node]
+        elif (minor := _minor_kind(program, node)) is not None and program.constant(node) is None:
+            reason = analysis.barriers.get(node, analysis.reasons.get(node)) or _reader_refuses(analysis, node)
+            if reason is not None:
+                yield node, minor, reason
 
 
 def _counts(plan: Plan, merged: dict[fx.Node, Program]) -> tuple[dict[str, int], dict[str, int]]:
@@ -91,7 +115,7 @@ def _owner(program: Program, node: fx.Node, kind: str) -> str:
     """The path of the module whose code a node comes from."""
     path = program.path(program.piece.where(node))
     # what torch.export knows of a layer's operator is the layer
-    return path.rpartition(".")[0] if program.piece.flat and kind != "add" else path
+    return path.rpartition(".")[0] if program.piece.flat and kind in ("conv", "linear", "norm") else path
 
 
 def _places(analyses: Iterable[Analysis]) -> dict[fx.Node, int]:
@@ -170,6 +194,32 @@ def _kind(program: Any, node: fx.Node) -> str | None:
     return "conv" if name.startswith("conv") and (name == "convolution" or name.endswith(("1d", "2d", "3d"))) else None
 
 
+def _minor_kind(program: Program, node: fx.Node) -> str | None:
+    """What the report calls an average pool, a pad or a multiplication, which it does not count."""
+    module = program.module(node)
+    if module is not None:
+        kind = builtin_type(module)
+        name = kind.__name__.lower() if kind is not None else ""
+        return "pool" if name.startswith(POOL) else "pad" if name[:-2].endswith("pad") else None
+    if node.op not in ("call_function", "call_method") or is_number(node):
+        return None
+    name = effects.name_of(node).strip("_")
+    if name.startswith(POOL):
+        return "pool"
+    if name in PAD or name[:-2] in PAD:
+        return "pad"
+    return "scale" if name in MULTIPLY or name[1:] in MULTIPLY else None
+
+
+def _reader_refuses(analysis: Analysis, node: fx.Node) -> str | None:
+    """Why an operator cannot go into what reads it."""
+    for user in node.users:
+        reads = analysis.linear.get(user)
+        if reads is not None and reads.composes and user in analysis.reasons:
+            return f"it cannot go into {analysis.program.describe(user)}: {analysis.reasons[user]}"
+    return None
+
+
 def _reason(analysis: Analysis, node: fx.Node) -> str:
     program = analysis.program
     if node in analysis.barriers:
@@ -184,19 +234,38 @@ def _reason(analysis: Analysis, node: fx.Node) -> str:
     if form.notes:
         return "; ".join(form.notes)
     if len(form.terms) > 1:
+        if (apart := _read_apart(analysis, node, form)) is not None:
+            return apart
         sources = " and ".join(program.describe(t.source) for t in form.terms[:3])
         return f"adds values of different origin: {sources}"
     term = form.terms[0]
     if isinstance(term.map, ConvMap):
         return "part of a merge that was left alone"
-    for user in node.users:  # it might have gone into what reads it
-        reads = analysis.linear.get(user)
-        if reads is not None and reads.composes and user in analysis.reasons:
-            return f"it cannot go into {program.describe(user)}: {analysis.reasons[user]}"
+    if (refused := _reader_refuses(analysis, node)) is not None:
+        return refused
     linear_source = analysis.linear.get(term.source)
     if linear_source is not None and len(program.readers(term.source)) > 1:
         return f"its input, {program.describe(term.source)}, is used elsewhere too"
+    if _kind(program, term.source) in ("conv", "linear"):
+        why = analysis.barriers.get(term.source, analysis.reasons.get(term.source, "its value is needed as it is"))
+        return f"it cannot go into {program.describe(term.source)}: {why}"
     return f"its input comes from {program.describe(term.source)}, not from a convolution"
+
+
+def _read_apart(analysis: Analysis, node: fx.Node, form: Form) -> str | None:
+    """Who else reads one of the summands, which would have the origin of the others if it were looked into."""
+    program, origins = analysis.program, {term.source for term in form.terms}
+    for source in origins:
+        inner = analysis.form(source)
+        if inner is None or origins.isdisjoint({term.source for term in inner.terms} - {source}):
+            continue
+        for user in program.readers(source):
+            read = analysis.form(user)
+            if user is not node and (read is None or any(term.source is user for term in read.terms)):
+                view = node in program.targets and user in program.aliases(source)
+                through = "through a view, which this writes to" if view else "too"
+                return f"its input, {program.describe(source)}, is read by {program.describe(user)} {through}"
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------- the figures

@@ -73,7 +73,11 @@ class Merged:
 
 @dataclass(frozen=True)
 class Kept:
-    """An operator that is still there: ``kind`` is "conv", "linear", "norm" or "add", ``path`` whose code it is in."""
+    """An operator that is still there: ``path`` is whose code it is in.
+
+    ``kind`` is "conv", "linear", "norm" or "add"; or, of an operator that a rule or a proof has refused, "pool", "pad",
+    "scale" (a multiplication) or "other".
+    """
 
     kind: str
     name: str
@@ -105,7 +109,7 @@ class Report:
 
     @property
     def refused(self) -> list[Kept]:
-        """What is left of norms and adds, which a merge would have taken in."""
+        """What is left of norms, adds, pools and the like, which a merge would have taken in."""
         return [k for k in self.kept if k.kind not in ("conv", "linear")]
 
     def weigh(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
@@ -192,11 +196,20 @@ class Report:
         lines: list[str] = []
         if self.refused:
             lines += ["", f"left alone ({len(self.refused)}):"]
-            lines += [line for k in self.refused for line in _wrapped(f"{k.name}: {k.reason}", "  ")]
+            for same in self._refused_alike():
+                more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+                lines += _wrapped(f"{same[0].name}{more}: {same[0].reason}", "  ")
         if self.opaque:
             lines += ["", f"not looked into ({len(self.opaque)}):"]
             lines += [line for path, why in self.opaque.items() for line in _wrapped(f"'{path}': {why}", "  ")]
         return lines
+
+    def _refused_alike(self) -> list[list[Kept]]:
+        """What was left alone; what is not counted, such as gates, together for each reason."""
+        groups: dict[object, list[Kept]] = {}
+        for i, kept in enumerate(self.refused):
+            groups.setdefault(i if kept.kind in KINDS else (kept.kind, kept.reason), []).append(kept)
+        return list(groups.values())
 
 
 UNITS = "bytes are activations read and written by its operators (kernels), weights not counted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,92 @@ def test_inputs_that_do_not_fit_are_the_models_error(model: nn.Module) -> None:
         fxrep.explain(model, (torch.randn(1, 5, 8, 8),))
     with pytest.raises(TypeError, match="example_inputs is a tuple"):
         fxrep.explain(model, X)  # type: ignore[call-overload]
+
+
+# ----------------------------------------------------------------------------------------------------- what was refused
+class Made(nn.Module):
+    """Two convolutions under a forward of the case's own."""
+
+    def __init__(self, body: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, x)
+
+
+def refused(body: Callable[[Any, Tensor], Any]) -> list[tuple[str, str]]:
+    """Kind and reason of what the report has left alone."""
+    return [(kept.kind, kept.reason) for kept in fxrep.explain(randomize(Made(body))).refused]
+
+
+REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str, str]] = {
+    "a pool": (
+        lambda m, x: m.b(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)),
+        "pool",
+        "at the border it divides by the part of the window that is inside",
+    ),
+    "a gate": (lambda m, x: m.a(x) * m.b(x), "scale", "its factor is computed from the input or written to"),
+    "a pad": (lambda m, x: m.b(F.pad(m.a(x), (1, 1), value=1.0)), "pad", "it pads with a number that is not zero"),
+    "a pad behind a bias": (
+        lambda m, x: F.pad(m.b(x), (1, 1)),
+        "pad",
+        "what it reads has a bias, and it pads with zeros: the border would differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_rule_refuses(case: str) -> None:
+    body, kind, reason = REFUSED[case]
+    assert refused(lambda m, x: F.relu(body(m, x))) == [(kind, reason)]
+    assert refused(lambda m, x: F.max_pool2d(F.relu(m.a(x)), 2) * 2) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"), [("scale", lambda m, x: m.a(x) * 2), ("other", lambda m, x: m.a(x)[:, :, 1:-1])]
+)
+def test_a_failed_proof_at_another_operator(kind: str, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxrep.plan.build_modules", lambda region, workspace: "the check failed")
+    assert refused(body) == [(kind, "the check failed")]
+
+
+def test_many_gates_take_one_line() -> None:
+    report = fxrep.explain(Made(lambda m, x: m.a(x) * m.b(x) * x.sigmoid() * x.tanh()).eval())
+    assert len(report.refused) == 3
+    assert str(report).count("its factor is computed") == 1
+    assert "mul in forward and 2 more: its factor" in str(report)
+
+
+def test_a_convolution_that_nothing_goes_into() -> None:
+    model = randomize(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    model[0].register_forward_hook(print)
+    assert [k.reason for k in fxrep.explain(model).refused] == ["it cannot go into Conv2d '0': forward hook print"]
+
+    def written(m: Any, x: Tensor) -> Tensor:
+        y = F.relu(x)
+        z = y[:, :1]
+        z[:] = 0
+        return m.norm(m.b(y))
+
+    ((kind, reason),) = refused(written)
+    assert kind == "norm"
+    assert reason == "it cannot go into Conv2d 'b': __setitem__ in forward may write to its input before it is read"
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_summand_that_is_read_elsewhere(inplace: bool) -> None:
+    def body(m: Any, x: Tensor) -> Any:
+        y = m.a(x)
+        first = y[:, :1]
+        if not inplace:
+            return first, y + m.b(x)
+        y += m.b(x)
+        return first
+
+    through = "through a view, which this writes to" if inplace else "too"
+    assert refused(body) == [("add", f"its input, Conv2d 'a', is read by getitem in forward {through}")]
 
 
 # --------------------------------------------------------------------------------------------------------- the drawings
