@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -37,17 +38,18 @@ def after(region: Region, sizes: Sizes) -> Figures | None:
     sources = [sizes.get(term.source) for term in region.form.terms]
     if out is None or None in sources:
         return None
-    total = Figures(kernels=0)
+    total, joined = Figures(kernels=0), region.form.joined
     for i, (term, source) in enumerate(zip(region.form.terms, sources, strict=True)):
         assert source is not None
         if isinstance(term.map, ConvMap):
-            macs = out.elements // term.map.out_channels * term.map.macs
-            total = plus(total, Figures(macs, 0, source.bytes + out.bytes, out.calls))
+            share = Fraction(joined.sizes[i], sum(joined.sizes)) if joined else 1
+            macs = int(share * out.elements) // term.map.out_channels * term.map.macs
+            total = plus(total, Figures(macs, 0, source.bytes + int(share * out.bytes), out.calls))
         elif isinstance(term.map, Scale) and float(term.map.value) not in (1, -1):
             total = plus(total, Figures(out.elements, 0, 2 * out.bytes, out.calls))
-        if i:
+        if i and not joined:
             total = plus(total, Figures(0, 0, 3 * out.bytes, out.calls))
-    return total
+    return plus(total, Figures(0, 0, 2 * out.bytes, out.calls)) if joined else total
 
 
 def operator(program: Program, node: fx.Node, linear: Linear | None, sizes: Sizes) -> Figures | None:
@@ -126,9 +128,9 @@ def parameters(regions: Iterable[Region]) -> list[nn.Parameter]:
 
 def sizes_for_one(region: Region) -> Sizes:
     """The sizes of a region's values for one position of its output, backwards from there."""
-    maps = [term.map for term in region.form.terms if isinstance(term.map, ConvMap)]
+    [term.map for term in region.form.terms if isinstance(term.map, ConvMap)]
     itemsize = region.dtype.itemsize
-    elements = {region.root: max(map.out_channels for map in maps)}
+    elements = {region.root: channels_of(region)}
     for node in reversed(region.nodes):
         linear, out = region.linear[node], elements.get(node, 0)
         map = map_of(linear) if linear.composes else None
@@ -145,6 +147,12 @@ def sizes_for_one(region: Region) -> Sizes:
         else:
             elements.setdefault(term.source, elements[region.root])
     return {node: Size(n, itemsize) for node, n in elements.items()}
+
+
+def channels_of(region: Region) -> int:
+    """The channels of what a region computes."""
+    joined = region.form.joined
+    return sum(joined.sizes) if joined else region.convolutions[0].out_channels
 
 
 def _stacked(region: Region, node: fx.Node) -> int:

@@ -41,7 +41,7 @@ def draw_before(region: Region) -> Drawing:
 
 def draw_after(region: Region, modules: Sequence[nn.Module | None], names: Mapping[fx.Node, str]) -> Drawing:
     """The convolutions that a region becomes, and their sum; ``names`` are those of what each merge gives, by root."""
-    sources = list(dict.fromkeys(term.source for term in region.form.terms))
+    sources, joined = list(dict.fromkeys(term.source for term in region.form.terms)), region.form.joined
     boxes = [
         Box("value", "convolution", path=names[source]) if source in names else value_box(region.program, source)
         for source in sources
@@ -60,7 +60,7 @@ def draw_after(region: Region, modules: Sequence[nn.Module | None], names: Mappi
         summands.append(at if module is None and float(term.factor) == 1 else len(boxes) - 1)
     if len(summands) > 1:
         arrows += [(i, len(boxes)) for i in summands]
-        boxes.append(Box("add", f"sum of {len(summands)}"))
+        boxes.append(Box("join", f"{len(summands)} side by side") if joined else Box("add", f"sum of {len(summands)}"))
     return Drawing(tuple(boxes), tuple(arrows))
 
 

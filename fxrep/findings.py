@@ -107,7 +107,7 @@ def _counts(plan: Plan, merged: dict[fx.Node, Program]) -> tuple[dict[str, int],
             after[kind] += node not in merged
     for region in (placement.region for merge in plan.merges for placement in merge.placements):
         after.update("conv" if conv.taps else "linear" for conv in region.convolutions)
-        after.update({"add": extra} if (extra := len(region.form.terms) - 1) else {})
+        after.update({"add": extra} if (extra := region.form.adds) else {})
     return dict(before), dict(after)
 
 
@@ -276,7 +276,7 @@ def _figures(merge: Merge, sizes: dict[Program, Sizes | None]) -> tuple[Figures,
     pairs = list(zip(regions, known, strict=True))
     before = account.add_up(account.before(*pair) for pair in pairs)
     after = account.add_up(account.after(*pair) for pair in pairs)
-    channels, positions = merge.region.convolutions[0].out_channels, None
+    channels, positions = account.channels_of(merge.region), None
     if before is None or after is None:
         one = account.sizes_for_one(merge.region)
         before, after = account.before(merge.region, one), account.after(merge.region, one)

@@ -101,6 +101,11 @@ class Form:
     joined: Joined | None = None
 
     @property
+    def adds(self) -> int:
+        """How many values are added to another."""
+        return 0 if self.joined else len(self.terms) - 1
+
+    @property
     def operators(self) -> int:
         """How many convolutions, multiplications and adds it takes to compute the form from its sources."""
         return sum(not term.is_source for term in self.terms) + (1 if self.joined else len(self.terms) - 1)

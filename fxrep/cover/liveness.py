@@ -209,21 +209,21 @@ def asks_for_types(module: nn.Module) -> bool:
     return any(_asks_for_types(function.__code__) for function in functions)
 
 
-def _asks_for_types(code: CodeType) -> bool:
-    names = _names_in(code)
-    return "__class__" in names or ("type" in names and _uses_type(code))
-
-
 @functools.lru_cache(maxsize=4096)
-def _uses_type(code: CodeType) -> bool:
-    """Whether a function's code calls ``type`` for more than to print it, as error messages do."""
+def _asks_for_types(code: CodeType) -> bool:
+    """Whether a function's code takes the class of an object for more than its name, which a rewritten class keeps."""
     steps = [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE")]
-    for at, step in enumerate(steps):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "type":
-            call = next((n for n in range(at + 1, len(steps)) if steps[n].opname.startswith("CALL")), len(steps) - 1)
-            if not steps[min(call + 1, len(steps) - 1)].opname.startswith(("FORMAT", "CONVERT")):
+    steps.append(steps[-1])  # something comes after whatever is found
+    for at, step in enumerate(steps[:-1]):
+        found = at if step.argval == "__class__" and step.opname.startswith("LOAD_ATTR") else None
+        if step.argval == "type" and step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            found = next((n for n in range(at, len(steps) - 1) if steps[n].opname.startswith("CALL")), at)
+        if found is not None:
+            then = steps[found + 1]
+            named = then.opname.startswith("LOAD_ATTR") and then.argval in ("__name__", "__qualname__", "__module__")
+            if not named and not then.opname.startswith(("FORMAT", "CONVERT")):
                 return True
-    return any(_uses_type(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+    return any(_asks_for_types(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
 def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
