@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
@@ -393,3 +394,21 @@ def test_a_constant_that_makes_a_value_wider(x: Tensor) -> None:
 def test_a_constant_before_a_convolution_of_a_known_value() -> None:
     assert_merged(randomize(Scaled()), image(), convs=1, example_inputs=(image().double(),))
     assert fxrep.report(fxrep.reparameterize(Scaled().eval(), (image(),))).merged
+
+
+def test_computed_weights_of_a_convolution_that_cannot_be_replaced() -> None:
+    """Refused once, it was found again, for ever."""
+
+    Result = namedtuple("Result", "value")
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4, 1, 1))
+
+        def forward(self, x: Tensor) -> Any:
+            return Result(F.conv2d(x, self.weight * self.weight))
+
+    model = Model().eval()
+    after = fxrep.reparameterize(model)
+    assert torch.equal(after(image()).value, model(image()).value)

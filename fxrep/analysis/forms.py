@@ -121,7 +121,8 @@ class Form:
         if len(self.terms) != 1 or self.terms[0].at is node:
             return self  # a sum has no one term that has its value
         (term,) = self.terms
-        return replace(self, terms=(replace(term, at=node, times=ONE),))
+        named = Term(term.source, term.map, term.branches, node, ONE, term.through)
+        return Form((named,), self.shift, self.rank, self.notes, self.single, self.joined)
 
     def scaled(self, factor: Tensor) -> Form:
         """``factor * form`` for a factor of shape () or (channels,)."""

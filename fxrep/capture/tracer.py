@@ -355,6 +355,8 @@ class Tracer(fx.Tracer):
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
+        if name is None and type(target) is str:
+            name = target.replace(".", "_")
         node = self.graph.create_node(kind, target, (), {}, name, type_expr)
         if args:  # which create_node would search for symbolic numbers, at some length
             node.args = args

@@ -275,7 +275,7 @@ class Analysis:
         if linear is None:
             return
         illegal: str | None = None
-        for form in self.candidates[root]:
+        for form in self.candidates[root] if root not in self.barriers else ():
             if not isinstance(form, Form):
                 break
             form, values = self._separate(form)
