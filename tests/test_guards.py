@@ -43,7 +43,9 @@ class Model(nn.Module):
         self.n = nn.BatchNorm2d(4)
         self.linear = nn.Linear(4, 4)
         self.flat, self.id, self.relu = nn.Flatten(2), nn.Identity(), nn.ReLU(inplace=True)
-        self.c = nn.Parameter(torch.rand(4, 1, 1) + 0.5)
+        self.second, self.many_in, self.some_in = nn.Linear(4, 4), nn.Linear(100, 4), nn.Linear(36, 4)
+        self.padded = nn.Conv2d(4, 4, 1, padding=1)
+        self.c, self.eight = nn.Parameter(torch.rand(4, 1, 1) + 0.5), nn.Parameter(torch.rand(8, 1, 1) + 0.5)
         self.register_buffer("many", torch.zeros(3, 1, 1, 1, 1))
         self.register_buffer("five", torch.full((1, 1, 1, 1, 1), 2.0))
         self.register_buffer("table", torch.randn(4, 1, 1))
@@ -108,6 +110,10 @@ def stacked(m: Any, x: Tensor) -> Tensor:
     return torch.stack([m.a(x), m.b(x)])
 
 
+def joined(*values: Tensor) -> Tensor:
+    return torch.cat(values, 1)
+
+
 def _stack_out(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     out = x.new_empty(0)
     return torch.stack([m.a(x), m.b(x)], out=out).sum(0), out * 2
@@ -155,6 +161,36 @@ OPERATORS: dict[str, Body] = {
     "two multiples of one value": lambda m, x: m.a(x.exp()) + m.plain(x.exp()) + x * m.c + x * m.table,
     "two pools": lambda m, x: F.avg_pool2d(x, 3, 1, 1) + F.avg_pool2d(x, 5, 1, 2),
     "a pool and a convolution of another rank": lambda m, x: m.linear(x[..., :4]) + m.b(x)[..., :4],
+    "a position": lambda m, x: m.linear(x[:, 0][..., :4]),
+    "a computed crop": lambda m, x: m.n(m.a(x)[:, :, x.shape[0] :]),
+    "a crop of the batch": lambda m, x: m.n(m.a(x)[1:]),
+    "a crop of the channels": lambda m, x: m.six(torch.cat([x, x], 1)[:, 1:-1]),
+    "a crop from the end": lambda m, x: m.n(m.a(x)[:, :, -3:]),
+    "a crop to a position": lambda m, x: m.n(m.a(x)[:, :, :3]),
+    "a crop to nothing": lambda m, x: m.n(m.a(x)[:, :, :0]),
+    "cat(out=)": _out(lambda p, q, out: torch.cat([p, q], 1, out=out), a, b),
+    "a join of what is split": lambda m, x: m.n(torch.cat(m.a(x).chunk(2, 1), 1)),
+    "a join along a computed axis": lambda m, x: torch.cat([m.a(x), m.b(x)], x.shape[0] - 1),
+    "a join of sums": lambda m, x: joined(m.a(x) + m.b(x.exp()), m.b(x) + m.a(x.exp())) * m.eight,
+    "a join of a join": lambda m, x: torch.cat([joined(m.a(x), m.b(x.exp())), m.b(x)], 1) * m.table[:1],
+    "a join of two linear layers of a mean": lambda m, x: (lambda h: torch.cat([m.linear(h), m.second(h)], 1))(
+        m.n(x).mean((2, 3))
+    ),
+    "a sum of two joins": lambda m, x: joined(m.a(x), m.b(x.exp())) + joined(m.b(x), m.a(x.exp())),
+    "a stack of joins": lambda m, x: torch.stack([joined(m.a(x), m.b(x.exp())), joined(m.b(x), m.a(x.exp()))]).sum(0),
+    "a shift of a join": lambda m, x: joined(m.a(x), m.b(x.exp())) + m.eight,
+    "a crop of a join": lambda m, x: joined(m.a(x), m.b(x.exp()))[:, :, 1:-1] * m.eight,
+    "a slope": lambda m, x: m.n(F.leaky_relu(m.a(x), 0.5)),
+    "a computed mean": lambda m, x: m.linear(m.n(x).mean((x.shape[0], 3))),
+    "a mean over nothing that is left": lambda m, x: m.linear(m.n(x).mean((2, 3)).mean(0)),
+    "two linear layers of two means": lambda m, x: (lambda h: m.linear(h.mean((2, 3))) + m.second(h.sum((2, 3))))(
+        m.n(x)
+    ),
+    "two linear layers of a value and of what is flattened": lambda m, x: (
+        lambda h: m.linear(h).flatten(0, 1) + m.second(h.flatten(0, 1))
+    )(x[..., :4].exp()),
+    "an image and its mean, flattened": lambda m, x: m.many_in((m.n(x) + m.n(x).mean((2, 3), True)).flatten(1)),
+    "a mean that is padded, flattened": lambda m, x: m.some_in(m.padded(m.n(x).mean((2, 3), True)).flatten(1)),
 }
 
 
@@ -392,6 +428,10 @@ EXPORTED: dict[str, Body] = {
     "transposed": lambda m, x: m.n(m.t(x)),
     "one dropout that drops": lambda m, x: m.n(F.dropout(m.a(x), 0.5, True)),
     "an item of a chunk": lambda m, x: m.n(m.a(torch.cat(x.chunk(2, 1)[::-1], 1))),
+    "a product with a factor": lambda m, x: torch.addmm(m.n.weight, x[0, 0, :, :4], m.t.weight[:, :, 0, 0], alpha=2),
+    "a product and a table": lambda m, x: torch.addmm(x[0, 1, :, :4].exp(), x[0, 0, :, :4], m.t.weight[:, :, 0, 0]),
+    "a view of another kind": lambda m, x: m.n(m.a(x).reshape(2, 4, 25).view(2, 4, 25, 1)),
+    "a view with the sizes in another order": lambda m, x: m.n(m.a(x).reshape(2, 4, 1, 25)),
 }
 
 

@@ -1372,7 +1372,7 @@ NO_PROOF: list[Edit] = [
         "fxrep/weights.py",
         "check = Check(region, device)",
         f"""if {UNPROVED!r} in __import__("os").environ:
-            modules, weights = _convolutions(region, doubles.take, shift)
+            modules, weights = _convolutions(region, doubles.take, device)
             raise ArithmeticError
         check = Check(region, device)""",
     ),

@@ -49,6 +49,13 @@ def verdict(guard: Guard, row: dict[str, Any]) -> str:
     return "**no test in which it counts**" if row.get("reached") == 0 else "**nothing, in the tests that were tried**"
 
 
+def _unfinished(rows: dict[str, Any]) -> list[str]:
+    run = sum(guard.name in rows for guard in GUARDS)
+    if run == len(GUARDS):
+        return []
+    return ["", f"**Not finished: {run} of {len(GUARDS)} guards were taken out so far; `not run` marks the others.**"]
+
+
 def page(rows: dict[str, Any]) -> str:
     """TABLE.md."""
     lines = [
@@ -58,6 +65,7 @@ def page(rows: dict[str, Any]) -> str:
         "that refuses a merge whose result differs. `the proof` means that no test failed while it was there, and that",
         "one did without it. In bold is what is open: what nothing noticed. A guard counts in a test if the line that",
         "it is on does something else without it; the eight quickest of these tests were tried.",
+        *_unfinished(rows),
     ]  # fmt: skip
     for file, guards in itertools.groupby(GUARDS, key=lambda guard: guard.file):
         lines += ["", f"## {file}", "", "| guard | without it | out | out, and no proof |", "|---|---|---|---|"]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
+from torch import nn
 
-from tests.guards.guards import GUARDS, NO_PROOF, NOT_GUARDS, ROOT, Edit
+import fxrep
+from fxrep import plan
+from fxrep.operators import MODULES
+from tests.guards.guards import GUARDS, NO_PROOF, NOT_GUARDS, ROOT, UNPROVED, Edit
+from tests.helpers import randomize
 
 
 @pytest.mark.parametrize("edits", [*(guard.edits for guard in GUARDS), NO_PROOF],
@@ -21,6 +27,22 @@ def test_snippets_occur_once(edits: list[Edit]) -> None:
 
 def test_names_are_unique() -> None:
     assert len({guard.name for guard in GUARDS}) == len(GUARDS)
+
+
+def test_a_wrong_merge_passes_without_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = {file for file, _, _ in NO_PROOF}
+    text = (ROOT / file).read_text()
+    for _, old, new in NO_PROOF:
+        text = text.replace(old, new)
+    edited = ModuleType("fxrep.weights")
+    edited.__package__ = "fxrep"
+    exec(compile(text, file, "exec"), vars(edited))
+    monkeypatch.setattr(plan, "build_modules", edited.build_modules)
+    monkeypatch.setitem(MODULES, nn.Softplus, MODULES[nn.Identity])
+    model = randomize(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Softplus(), nn.BatchNorm2d(4)))
+    assert not fxrep.explain(model).merged
+    monkeypatch.setenv(UNPROVED, "1")
+    assert fxrep.explain(model).merged
 
 
 def refusals(file: str) -> Iterator[tuple[int, int, str]]:
