@@ -114,6 +114,10 @@ def joined(*values: Tensor) -> Tensor:
     return torch.cat(values, 1)
 
 
+def spread(m: Any, x: Tensor) -> Tensor:
+    return F.conv_transpose2d(x, m.plain.weight, stride=2)
+
+
 def _stack_out(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     out = x.new_empty(0)
     return torch.stack([m.a(x), m.b(x)], out=out).sum(0), out * 2
@@ -165,15 +169,15 @@ OPERATORS: dict[str, Body] = {
     "a computed crop": lambda m, x: m.n(m.a(x)[:, :, x.shape[0] :]),
     "a crop of the batch": lambda m, x: m.n(m.a(x)[1:]),
     "a crop of the channels": lambda m, x: m.six(torch.cat([x, x], 1)[:, 1:-1]),
-    "a crop from the end": lambda m, x: m.n(m.a(x)[:, :, -3:]),
-    "a crop to a position": lambda m, x: m.n(m.a(x)[:, :, :3]),
+    "a crop from the end": lambda m, x: m.n(m.plain(x)[:, :, -3:]),
+    "a crop to a position": lambda m, x: m.n(m.plain(x)[:, :, :3]),
     "a crop to nothing": lambda m, x: m.n(m.a(x)[:, :, :0]),
     "cat(out=)": _out(lambda p, q, out: torch.cat([p, q], 1, out=out), a, b),
     "a join of what is split": lambda m, x: m.n(torch.cat(m.a(x).chunk(2, 1), 1)),
     "a join along a computed axis": lambda m, x: torch.cat([m.a(x), m.b(x)], x.shape[0] - 1),
     "a join of sums": lambda m, x: joined(m.a(x) + m.b(x.exp()), m.b(x) + m.a(x.exp())) * m.eight,
     "a join of a join": lambda m, x: torch.cat([joined(m.a(x), m.b(x.exp())), m.b(x)], 1) * m.table[:1],
-    "a join of two linear layers of a mean": lambda m, x: (lambda h: torch.cat([m.linear(h), m.second(h)], 1))(
+    "a join of two linear layers of a mean": lambda m, x: (lambda h: torch.cat([m.linear(h), m.second(h)], -1))(
         m.n(x).mean((2, 3))
     ),
     "a sum of two joins": lambda m, x: joined(m.a(x), m.b(x.exp())) + joined(m.b(x), m.a(x.exp())),
@@ -189,6 +193,15 @@ OPERATORS: dict[str, Body] = {
     "two linear layers of a value and of what is flattened": lambda m, x: (
         lambda h: m.linear(h).flatten(0, 1) + m.second(h.flatten(0, 1))
     )(x[..., :4].exp()),
+    "a sum of two means, flattened": lambda m, x: m.linear(
+        (m.n(x).mean((2, 3), True) + x.exp().mean((2, 3), True)).flatten(1)
+    ),
+    "a mean over the height": lambda m, x: m.linear(m.n(x[..., :4].exp()).mean(2)),
+    "two transposed 1x1": lambda m, x: spread(m, spread(m, x)),
+    "a crop of a transposed 1x1": lambda m, x: spread(m, x)[:, :, 1:-1],
+    "a pad of a transposed 1x1": lambda m, x: m.n(F.pad(spread(m, x), (1, 1, 1, 1))),
+    "a transposed 1x1 without a batch": lambda m, x: m.n(spread(m, x[0])[None]),
+    "a computed stride of a transposed 1x1": lambda m, x: F.conv_transpose2d(x, m.b.weight, stride=x.shape[0]),
     "an image and its mean, flattened": lambda m, x: m.many_in((m.n(x) + m.n(x).mean((2, 3), True)).flatten(1)),
     "a mean that is padded, flattened": lambda m, x: m.some_in(m.padded(m.n(x).mean((2, 3), True)).flatten(1)),
 }
@@ -402,6 +415,7 @@ def _narrow(function: Any) -> Body:
 NARROW: dict[str, Body] = {
     "add": _narrow(lambda m, x, out: torch.add(m.a(x), m.b(x), out=out)),
     "mul": _narrow(lambda m, x, out: torch.mul(m.a(x), 2.0, out=out)),
+    "cat": _narrow(lambda m, x, out: torch.cat([m.a(x), m.b(x)], 1, out=out)),
     "stack": _narrow(lambda m, x, out: torch.stack([m.a(x), m.b(x)], out=out).sum(0)),
     "sum": _narrow(lambda m, x, out: torch.sum(stacked(m, x), 0, out=out)),
 }

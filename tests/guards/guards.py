@@ -165,6 +165,7 @@ guard(
     "transposed convolutions of different strides are not added",
     '("strides of transposed convolutions", self.up or (1,), other.up or (1,)),',
     "",
+    needless="their outputs have one size only where the image has one position, and there no stride counts",
 )
 guard(
     "diagonal: channels",
@@ -222,12 +223,14 @@ guard(
     "composition: steps after a transposed one",
     "a strided convolution leaves out some of what a transposed one gives",
     "if self.up and set(outer.stride) != {1}:",
+    needless="layout() refuses a transposed convolution that takes steps",
 )
 guard(
     "composition: border of a transposed one",
-    "padding after a transposed convolution is not that of its input",
+    "beyond the output of a transposed convolution there are zeros only if it has no padding",
     'self.mode in (None, "zeros") and not self.up',
     'self.mode in (None, "zeros")',
+    needless="all taps of an unpadded transposed convolution are outside beyond its output: the guard could go",
 )
 guard(
     "transposed: steps",
@@ -490,6 +493,7 @@ guard(
     "what is joined must be a list of values",
     "not isinstance(values, tuple | list) or not values or",
     "not values or",
+    needless="what is not a list cannot be gone through: the rule raises, which refuses the call",
 )
 guard(
     "cat: of nothing",
@@ -571,6 +575,7 @@ guard(
     "mean: size",
     "a pool to several positions is not a mean over the image",
     "if {*size} != {1} if isinstance(size, list | tuple) else size != 1:",
+    needless="a pool to several positions commutes with a scale, too; what reads several as channels has more",
 )
 guard(
     "mean: of a convolution",
