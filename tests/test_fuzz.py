@@ -88,7 +88,7 @@ def test_a_reproduction_runs(capsys: pytest.CaptureFixture[str]) -> None:
 GUARDS: dict[str, tuple[tuple[Any, str, Any], int]] = {
     "writes between the branches": ((Analysed, "written_between", lambda *_: None), 60),
     "operators that write": ((effects, "may_write", lambda *_: []), 30),
-    "constants that are written to": ((Analysed, "is_written", lambda *_: False), 90),
+    "constants that are written to": ((Analysed, "is_written", lambda *_: False), 3430),
     "modules that are shared": ((Usage, "replaceable", lambda *_: True), 40),
 }
 

@@ -21,6 +21,7 @@ KEEPS_TYPE = (effects.FRESH | effects.POINTWISE | {
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d",
     "iadd", "imul", "isub", "itruediv", "add_", "mul_", "sub_", "div_", "relu_",
 }) - {"eq", "ge", "gt", "le", "lt", "ne"}  # fmt: skip
+SAME_CHANNELS = effects.POINTWISE | {"add", "sub", "mul", "truediv", "div", "iadd", "isub", "imul", "itruediv"}
 KEEPS_TYPE_MODULES = (
     *effects.POINTWISE_OR_FRESH, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten,
     nn.ZeroPad2d, nn.PixelShuffle,
@@ -54,25 +55,37 @@ def has_type(program: Program, node: fx.Node, dtype: torch.dtype) -> bool:
 
 
 def has_channels(program: Program, node: fx.Node, channels: int, rank: int) -> bool:
-    """Whether a value has so many channels, on the axis before ``rank`` others."""
-    while True:
-        value = _seen(program, node)
-        if value is not None:
-            return value.dim() > rank and value.shape[-1 - rank] == channels
-        kind, module = _kind(program, node), program.module(node)
-        for name in ("out_channels", "out_features", "num_features"):
-            if kind is not None and isinstance(getattr(module, name, None), int):
-                return bool(getattr(module, name) == channels)
-        pointwise = (
-            issubclass(kind, effects.POINTWISE_MODULES)
-            if kind is not None
-            else effects.is_torch(node) and effects.name_of(node).removesuffix("_") in effects.POINTWISE
-        )
-        if pointwise and node.args and isinstance(node.args[0], fx.Node):
-            node = node.args[0]
-            continue
-        weight = program.constant(node.args[1]) if effects.name_of(node).startswith("conv") else None
-        return weight is not None and "transpose" not in effects.name_of(node) and len(weight) == channels
+    """Whether a value has so many channels, more than one, on the axis before ``rank`` others."""
+    waiting, seen = [node], set[fx.Node]()
+    while waiting:
+        node = waiting.pop()
+        seen.add(node)
+        known = _channels(program, node, rank)
+        if known == channels:
+            return True
+        if known is None:
+            kind = _kind(program, node)
+            if kind is not None:
+                same = issubclass(kind, effects.POINTWISE_MODULES)
+            else:
+                same = effects.is_torch(node) and effects.name_of(node).removesuffix("_") in SAME_CHANNELS
+            if same:  # what is added to so many channels has as many, or one
+                waiting += [n for n in iterate((node.args, node.kwargs)) if n not in seen]
+    return False
+
+
+def _channels(program: Program, node: fx.Node, rank: int) -> int | None:
+    """The number of channels that a value was seen with, or that the layer that makes it has."""
+    value = _seen(program, node)
+    if value is not None:
+        return value.shape[-1 - rank] if value.dim() > rank else 1
+    if _kind(program, node) is not None:
+        module = program.module(node)
+        sizes = (getattr(module, name, None) for name in ("out_channels", "out_features", "num_features"))
+        return next((size for size in sizes if isinstance(size, int)), None)
+    name = effects.name_of(node)
+    weight = program.constant(node.args[1]) if name in ("conv1d", "conv2d", "conv3d") and len(node.args) > 1 else None
+    return None if weight is None else len(weight)
 
 
 def _seen(program: Program, node: fx.Node) -> Tensor | None:
