@@ -966,33 +966,17 @@ guard("known: other operators", "a value of an operator that is not known may ha
 guard(
     "known: observed channels",
     "an input that was seen to have one channel has no more",
-    "value.dim() > rank and value.shape[-1 - rank] == channels",
-    "value.dim() > rank",
+    "return value.shape[-1 - rank] if value.dim() > rank else 1",
+    "return None",
 )
-guard(
-    "known: channels",
-    "what a module gives may be one channel",
-    "return bool(getattr(module, name) == channels)",
-    "return True",
-)
-guard(
-    "known: channels of weights",
-    "a convolution may give one channel",
-    "effects.name_of(node) and len(weight) == channels",
-    "effects.name_of(node)",
-)
+guard("known: channels", "what a layer gives may be one channel", "if known == channels:", "if known is not None:")
 guard(
     "known: transposed weights",
     "a transposed weight has its outputs elsewhere",
-    'weight is not None and "transpose" not in effects.name_of(node) and',
-    "weight is not None and",
+    'if name in ("conv1d", "conv2d", "conv3d")',
+    'if "conv" in name',
 )
-guard(
-    "known: other channels",
-    "a value of an operator that is not known may have any channels",
-    "return weight is not None and",
-    "return weight is None or",
-)
+guard("known: other channels", "a value of an operator that is not known may have any channels", "if same:", "if True:")
 
 guard.of("analysis/program.py", *WRITES, f"{OWN}::test_one_tensor_for_two_inputs")
 guard(
