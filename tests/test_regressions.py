@@ -391,6 +391,21 @@ def test_a_constant_that_makes_a_value_wider(x: Tensor) -> None:
     assert relative_error(run(after, (x,)), run(model, (x,))) <= 1e-9
 
 
+def test_a_constant_that_makes_wider_what_is_turned() -> None:
+    """The one row of the image is on the axis of the channels, of which the factor makes four."""
+
+    class Turned(Scaled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.first(x).transpose(1, 2))
+
+    model, x = randomize(Turned()).double(), torch.randn(1, 4, 1, 5).double()
+    assert relative_error(run(fxrep.reparameterize(model), (x,)), run(model, (x,))) <= 1e-9
+
+
 def test_a_constant_before_a_convolution_of_a_known_value() -> None:
     assert_merged(randomize(Scaled()), image(), convs=1, example_inputs=(image().double(),))
     assert fxrep.report(fxrep.reparameterize(Scaled().eval(), (image(),))).merged

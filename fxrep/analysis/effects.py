@@ -46,12 +46,10 @@ POINTWISE_MODULES = (
 RESHAPES = {"flatten", "view", "reshape", "permute", "reshape_as", "view_as", "mean", "add", "sub", "mul", "truediv",
             "div", "matmul"}  # fmt: skip
 POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu",
-             "dropout", "contiguous", "clone", "detach", "batch_norm", "neg", "transpose", "softmax"}  # fmt: skip
-
-
+             "dropout", "contiguous", "clone", "detach", "batch_norm", "neg"}  # fmt: skip
 POINTWISE_OR_FRESH = (*FRESH_MODULES, *POINTWISE_MODULES)
 KEEPS_RANK_MODULES = (*POINTWISE_MODULES, nn.Linear)
-KEEPS_RANK = {*POINTWISE, "pad", "linear"}
+KEEPS_RANK = {*POINTWISE, "pad", "linear", "transpose", "softmax"}
 WRITES = {*INPLACE, "__setitem__", "setitem"}
 # Where the argument ``inplace`` is among the positional ones.
 INPLACE_ARGUMENT = {

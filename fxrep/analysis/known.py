@@ -48,7 +48,8 @@ def has_type(program: Program, node: fx.Node, dtype: torch.dtype) -> bool:
                 continue
             keeps = issubclass(kind, KEEPS_TYPE_MODULES)
         else:
-            keeps = effects.is_torch(node) and effects.name_of(node) in KEEPS_TYPE
+            named = effects.is_torch(node) and effects.name_of(node) in KEEPS_TYPE
+            keeps = named and "dtype" not in node.kwargs
         if keeps:
             waiting += [n for n in iterate((node.args, node.kwargs)) if n not in seen]
     return False
@@ -79,9 +80,12 @@ def _channels(program: Program, node: fx.Node, rank: int) -> int | None:
     value = _seen(program, node)
     if value is not None:
         return value.shape[-1 - rank] if value.dim() > rank else 1
+    if program.ranks.get(node) != rank:
+        return None  # the layer's channels may be on another axis
     if _kind(program, node) is not None:
         module = program.module(node)
-        sizes = (getattr(module, name, None) for name in ("out_channels", "out_features", "num_features"))
+        names = ("out_channels", "num_features") if rank else ("out_features", "num_features")
+        sizes = (getattr(module, name, None) for name in names)
         return next((size for size in sizes if isinstance(size, int)), None)
     name = effects.name_of(node)
     weight = program.constant(node.args[1]) if name in ("conv1d", "conv2d", "conv3d") and len(node.args) > 1 else None
