@@ -109,7 +109,7 @@ def reparameterize(
     """
     check_model(model)
     rule, selection = policy_named(policy), Selection(only, skip, norms)
-    selection.check(_paths(model))
+    selection.check(lambda: _paths(model))
     with torch.no_grad(), _collector_paused():
         # in functions of their own, so that all that they made is let go of before the collector looks at it
         if is_exported(model):
@@ -206,7 +206,7 @@ def explain(
     """
     check_model(model)
     selection = Selection(only, skip, norms)
-    selection.check(_paths(model))
+    selection.check(lambda: _paths(model))
     if is_exported(model):
         program = Exported(model)
         weights = program.parameters(model)

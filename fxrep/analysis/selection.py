@@ -23,8 +23,8 @@ class Selection:
     norms: Norms = "fold"
     known: dict[str, str | None] = field(default_factory=dict)
 
-    def check(self, paths: Collection[str]) -> None:
-        """Raise for what cannot be meant: a pattern that no module has, an unknown word.
+    def check(self, paths: Callable[[], Collection[str]]) -> None:
+        """Raise for what cannot be meant: a pattern that none of the ``paths`` of the model fits, an unknown word.
 
         Raises:
             TypeError: a pattern is not a string.
@@ -32,13 +32,13 @@ class Selection:
         """
         if self.norms not in get_args(Norms):
             raise ValueError(f"unknown norms={self.norms!r}; choose one of {', '.join(map(repr, get_args(Norms)))}")
-        for name, given in (("only", self.only), ("skip", self.skip)):
-            if given is None or callable(given):
-                continue
+        patterns = [(n, g) for n, g in (("only", self.only), ("skip", self.skip)) if g is not None and not callable(g)]
+        known = paths() if patterns else ()
+        for name, given in patterns:
             for pattern in [given] if isinstance(given, str) else given:
                 if not isinstance(pattern, str):
                     raise TypeError(f"{name}= takes paths of modules or a predicate, not a {type(pattern).__name__}")
-                if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+                if not any(fnmatch.fnmatchcase(path, pattern) for path in known):
                     raise ValueError(f"{name}={pattern!r} fits no module; see model.named_modules() for their paths")
 
     @property
