@@ -68,12 +68,7 @@ def value_box(program: Program, node: fx.Node) -> Box:
     """A value that a merge reads."""
     if node.op == "placeholder":
         return Box("value", program.describe(node))
-    return Box("value", _named_like(program, node), path=path_of(program, node))
-
-
-def path_of(program: Program, node: fx.Node) -> str:
-    """The path of the module that a node calls, or of the one whose code it is in."""
-    return program.path(str(node.target) if node.op == "call_module" else program.piece.where(node))
+    return Box("value", _named_like(program, node), path=program.place(node))
 
 
 def _named(region: Region, node: fx.Node, known: Container[fx.Node]) -> fx.Node:
@@ -101,7 +96,7 @@ def _goes_into_a_sum(region: Region, node: fx.Node) -> bool:
 
 def _operator_box(region: Region, node: fx.Node, summands: int) -> Box:
     program, linear = region.program, region.linear[node]
-    path = path_of(program, node)
+    path = program.place(node)
     map = map_of(linear) if linear.kind in (*CONVOLUTIONS, "pool") else None
     if isinstance(map, ConvMap):
         return Box(linear.kind, *_words(map), path)

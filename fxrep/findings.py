@@ -17,7 +17,7 @@ from .analysis.sizes import Sizes, shape_of, sizes_of
 from .capture.exported import ExportedPiece, fake_value
 from .capture.observe import Observation
 from .capture.tracer import builtin_type, is_number, join
-from .capture.walk import count_parameters, first_paths, tensors
+from .capture.walk import first_paths, tensors
 from .convmap import ConvMap
 from .cover.regions import Analysis
 from .drawing import draw_after, draw_before
@@ -50,8 +50,7 @@ def make_report(plan: Plan, observed: Observation | None = None) -> Report:
     """What ``plan`` does; with what was ``observed`` of the shapes, the figures are totals."""
     model = plan.model
     names = first_paths(model)
-    count = count_parameters(model)
-    report = Report(type(model).__name__, parameters=(count, count))
+    report = Report(type(model).__name__)
     report.opaque = {names.get(module, "") or type(module).__name__: reason for module, reason in plan.opaque.items()}
     sizes = {a.program: sizes_of(a.program.piece, observed) for a in plan.analyses}
     places = _places(plan.analyses)
@@ -85,11 +84,11 @@ def _left(analysis: Analysis) -> Iterator[tuple[fx.Node, str, str]]:
     Those that it counts, and of the others what a rule or a proof has refused.
     """
     program = analysis.program
-    for node in program.nodes:
+    for node in program.operators:
         if (kind := _kind(program, node)) is not None:
             if program.constant(node) is None:
                 yield node, kind, _reason(analysis, node)
-        elif node in analysis.barriers.keys() & analysis.reasons.keys():
+        elif node in analysis.barriers and node in analysis.reasons:
             yield node, _minor_kind(program, node) or "other", analysis.barriers[node]
         elif (minor := _minor_kind(program, node)) is not None and program.constant(node) is None:
             reason = analysis.barriers.get(node, analysis.reasons.get(node)) or _reader_refuses(analysis, node)
