@@ -128,7 +128,6 @@ def parameters(regions: Iterable[Region]) -> list[nn.Parameter]:
 
 def sizes_for_one(region: Region) -> Sizes:
     """The sizes of a region's values for one position of its output, backwards from there."""
-    [term.map for term in region.form.terms if isinstance(term.map, ConvMap)]
     itemsize = region.dtype.itemsize
     elements = {region.root: channels_of(region)}
     for node in reversed(region.nodes):

@@ -13,35 +13,37 @@ from torch import Tensor, nn
 
 def walk(root: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every module, each once, by its first path."""
-    found: list[tuple[str, nn.Module]] = []
-    seen: set[nn.Module] = set()
-
-    def visit(path: str, module: nn.Module) -> None:
-        seen.add(module)
-        found.append((path, module))
-        for name, child in module._modules.items():
-            if child is not None and child not in seen:
-                visit(f"{path}.{name}" if path else name, child)
-
-    visit("", root)
+    found = [("", root)]
+    _walk("", root, {root}, found)
     return found
+
+
+def _walk(path: str, module: nn.Module, seen: set[nn.Module], found: list[tuple[str, nn.Module]]) -> None:
+    for name, child in module._modules.items():
+        if child is not None and child not in seen:
+            below = f"{path}.{name}" if path else name
+            seen.add(child)
+            found.append((below, child))
+            if child._modules:
+                _walk(below, child, seen, found)
 
 
 def walk_paths(root: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every module, by every path to it."""
-    found: list[tuple[str, nn.Module]] = []
-    around: set[nn.Module] = set()
-
-    def visit(path: str, module: nn.Module) -> None:
-        found.append((path, module))
-        around.add(module)
-        for name, child in module._modules.items():
-            if child is not None and child not in around:
-                visit(f"{path}.{name}" if path else name, child)
-        around.remove(module)
-
-    visit("", root)
+    found = [("", root)]
+    _walk_paths("", root, {root}, found)
     return found
+
+
+def _walk_paths(path: str, module: nn.Module, around: set[nn.Module], found: list[tuple[str, nn.Module]]) -> None:
+    for name, child in module._modules.items():
+        if child is not None and child not in around:
+            below = f"{path}.{name}" if path else name
+            found.append((below, child))
+            if child._modules:
+                around.add(child)
+                _walk_paths(below, child, around, found)
+                around.remove(child)
 
 
 def first_paths(root: nn.Module) -> dict[nn.Module, str]:
