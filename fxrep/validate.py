@@ -44,7 +44,8 @@ class Check:
         whole = region.composes or any(map(self._is_transposed, region.nodes))  # every position is read
         through = any(term.through for term in region.form.terms)
         self.unit = (1,) * len(convolutions[0].taps) if whole or through else _unit(convolutions)
-        output, self.every = _positions([_shrunk(conv, self.unit) for conv in convolutions])
+        pooled = region.operators("pool") > 0
+        output, self.every = _positions([_shrunk(conv, self.unit) for conv in convolutions], pooled)
         if whole:
             self.every = (1,) * len(output)
         sampled = tuple(-(-size // step) for size, step in zip(output, self.every, strict=True))
@@ -263,8 +264,11 @@ def _shrunk(conv: ConvMap, unit: tuple[int, ...]) -> ConvMap:
     return replace(conv, taps=tuple(taps), extent=tuple(e // u for e, u in zip(conv.extent, unit, strict=True)))
 
 
-def _positions(convolutions: Sequence[ConvMap]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The size of the output of which some position has each tap inside the image, and the step between samples."""
+def _positions(convolutions: Sequence[ConvMap], pooled: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The size of the output of which some position has each tap inside the image, and the step between samples.
+
+    Where it is ``pooled``, the image is no smaller than the kernel: torch's pools in three dimensions refuse it padded.
+    """
     sizes: list[int] = []
     for axis in range(len(convolutions[0].taps)):
         size = 2
@@ -272,6 +276,7 @@ def _positions(convolutions: Sequence[ConvMap]) -> tuple[tuple[int, ...], tuple[
             taps, extent, stride = conv.taps[axis], conv.extent[axis], conv.stride[axis]
             reach = max(-taps.first, taps.last + extent, 0)
             size = max(size, -(-reach // stride) + 1, -(-(reach + extent) // stride) + 1)
+            size = max(size, (taps.last - taps.first) // stride + 2) if pooled else size
         size = size if size < 4 else size + 1 - size % 2
         grids = [(conv.up[axis], conv.extent[axis]) for conv in convolutions if conv.up]
         size += next(i for i in range(size + 1) if all((size + i - 1 - e) % up == 0 for up, e in grids))

@@ -70,3 +70,20 @@ def test_a_wrong_weight_is_found(case: str, monkeypatch: pytest.MonkeyPatch) -> 
         report = fxrep.explain(model, policy="kernels")
         assert not report.merged
         assert any("the check failed" in kept.reason for kept in report.kept)
+
+
+class ScaledPool(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(3, 1, 1, 1))
+        self.pool = nn.AvgPool3d(3, stride=1, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.pool(x * self.scale)
+        return out
+
+
+def test_an_average_pool_in_three_dimensions() -> None:
+    """Of which torch wants an image as large as its kernel, however much is padded."""
+    x = torch.randn(1, 3, 4, 4, 4)
+    assert_merged(randomize(ScaledPool()), x, convs=1, policy="kernels", example_inputs=(x.double(),))
