@@ -314,9 +314,9 @@ class ConvMap:
     def then(self, outer: ConvMap) -> ConvMap:
         """``outer after self``: taps ``s t2 + t1``, strides multiply, the grouping is the finest that both keep.
 
-        Exact if ``outer`` never reads beyond the border of what this map gives, or if this map looks at one position
-        alone: then it makes no difference whether it is applied before the padding or after. Zeros are also right where
-        this map, beyond its border, would give zeros.
+        Exact if along each axis ``outer`` never reads beyond the border of what this map gives, or this map looks at
+        one position alone: then it makes no difference whether it is applied before the padding or after. Zeros are
+        also right where this map, beyond its border, would give zeros.
         """
         if self.out_channels != outer.in_channels:
             raise Illegal(f"{self.out_channels} channels are read as {outer.in_channels}")
@@ -326,8 +326,11 @@ class ConvMap:
             raise Illegal("a transposed convolution spreads out what the first one gives")
         if self.up and set(outer.stride) != {1}:
             raise Illegal("it takes steps over what a transposed convolution gives")
-        if outer.mode and not self.is_pointwise and not (outer.mode == "zeros" and self.vanishes_outside):
+        vanishes = outer.mode in (None, "zeros") and self.vanishes_outside
+        if not vanishes and any(not self._is_pointwise_along(axis) for axis in outer._leaves):
             raise Illegal("the second of two convolutions reads beyond the border of what the first one gives")
+        if self.mode and outer.mode and self.mode != outer.mode:
+            raise Illegal(f"padding modes differ at the border: {self.mode} and {outer.mode}")
         axes = [*zip(self.taps, outer.taps, self.stride, self.extent, outer.extent, strict=True)]
         taps = tuple(t1.then(t2, s) for t1, t2, s, _, _ in axes)
         extent = tuple(e1 + s * e2 for _, _, s, e1, e2 in axes)
@@ -335,18 +338,18 @@ class ConvMap:
         part = Composition(self, outer, groups, taps, torch.ones((), dtype=torch.float64))
         if part.size > max(LARGEST, *(p.size for p in (*self.parts, *outer.parts))):
             raise Illegal(f"the kernel of the two together would have {part.size:,} elements")
-        leaves = any(t.first < 0 or t.last > -e for t, e in zip(taps, extent, strict=True))
-        return ConvMap(
+        composed = ConvMap(
             self.in_channels,
             outer.out_channels,
             groups,
             taps,
             tuple(a * b for a, b in zip(self.stride, outer.stride, strict=True)),
             extent,
-            (self.mode or outer.mode) if leaves or self.up or outer.up else None,
+            self.mode or outer.mode,
             (part,),
             self.up or outer.up,
         )
+        return composed if composed._leaves else replace(composed, mode=None)
 
     def scaled(self, factor: Tensor) -> ConvMap:
         """``diag(factor) A``, with ``factor`` of shape () or (out_channels,)."""
@@ -437,6 +440,16 @@ class ConvMap:
         """Whether each position is computed from the same position alone."""
         here = all(t == Taps(0, 1, 1) for t in self.taps) and not self.up
         return here and set(self.stride) <= {1} and not any(self.extent)
+
+    def _is_pointwise_along(self, axis: int) -> bool:
+        here = self.taps[axis] == Taps(0, 1, 1) and not self.up
+        return here and self.stride[axis] == 1 and self.extent[axis] == 0
+
+    @property
+    def _leaves(self) -> list[int]:
+        """The axes along which a tap is outside of the image for some position of the output."""
+        axes = enumerate(zip(self.taps, self.extent, strict=True))
+        return [axis for axis, (t, e) in axes if t.first < 0 or t.last > -e or self.up]
 
     @property
     def vanishes_outside(self) -> bool:
