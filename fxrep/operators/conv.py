@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator as py
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,6 +161,16 @@ def linear_function(op: Operator) -> Linear:
     leaf = op.program.leaf(w)
     dtype = leaf.dtype if leaf is not None else weight.dtype
     return linear(op.value(x), weight, None if b is None else op.constant(b, "bias"), dtype)
+
+
+@operator(torch.matmul, py.matmul, "matmul", "__matmul__")
+def matmul(op: Operator) -> Linear:
+    """``y = x W``, the product of a value and a matrix that is a constant of the program, along the last axis."""
+    x, w = op.arguments("input other")
+    weight, leaf = op.constant(w, "second factor"), op.program.leaf(w)
+    if weight.dim() != 2:
+        raise Illegal(f"its second factor has {weight.dim()} axes")
+    return linear(op.value(x), weight.t(), None, leaf.dtype if leaf is not None else weight.dtype)
 
 
 def linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
