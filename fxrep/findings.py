@@ -194,7 +194,7 @@ def _kind(program: Any, node: fx.Node) -> str | None:
 
 
 def _minor_kind(program: Program, node: fx.Node) -> str | None:
-    """What the report calls an average pool, a pad or a multiplication, which it does not count."""
+    """What the report calls an average pool, a pad, a write to its border or a multiplication; it counts none."""
     module = program.module(node)
     if module is not None:
         kind = builtin_type(module)
@@ -202,6 +202,8 @@ def _minor_kind(program: Program, node: fx.Node) -> str | None:
         return "pool" if name.startswith(POOL) else "pad" if name[:-2].endswith("pad") else None
     if node.op not in ("call_function", "call_method") or is_number(node):
         return None
+    if node in program.fills:
+        return "write"
     name = effects.name_of(node).strip("_")
     if name.startswith(POOL):
         return "pool"

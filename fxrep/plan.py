@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from .analysis import effects
 from .analysis.cost import Policy
+from .analysis.fills import in_place
 from .analysis.program import Program
 from .analysis.selection import Selection
 from .capture.observe import Observation
@@ -234,6 +235,11 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
                     )
                     for name, term in zip(merge.names, placement.region.form.terms, strict=True)
                 ]
+    for node, fill in program.fills.items():
+        if in_place(node):
+            edits.versions[node] = fill.base
+        if node in edits.gone or node in edits.sites:
+            edits.gone |= dict.fromkeys(fill.views, call_of[node])
     for node in analysis.candidates:
         form = analysis.form(node)
         if form is not None and form.source not in (None, node):

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from .analysis.fills import undo
 from .capture.exported import Exported
 from .capture.scopes import Edits
 from .capture.tracer import is_number
@@ -40,6 +41,8 @@ def rewrite_flat(plan: Plan, program: Exported) -> None:
         replaced[site] = _put(merge, summands, program)
         _pass_on(merge, replaced)
     _erase(program.graph, edits)
+    for analysis in plan.analyses:
+        undo(analysis.program.fills)
     program.graph.lint()
 
 

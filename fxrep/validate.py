@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .analysis.effects import name_of
 from .analysis.forms import Term
+from .capture.clone import with_tensors
 from .capture.tracer import builtin_type
 from .convmap import Cast, ConvMap, Taps, correlate
 from .cover.regions import Region
@@ -135,6 +136,9 @@ class Check:
             )
             image = self._image(node)
             return self._convolve(image, weight, bias, stride, padding, dilation, given.get("groups", 1), "zeros")
+        if node in region.program.fills:
+            fill = region.program.fills[node]
+            return fill.on(value(fill.base), value(fill.value) if isinstance(fill.value, fx.Node) else fill.value)
         if node.target in CASTS:  # between values that have one type
             (operand,) = region.linear[node].operands
             return value(operand)
@@ -153,7 +157,7 @@ class Check:
             return viewed(node, value(linear.operands[0]), None if linear.like is None else self.values[linear.like])
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
         if module is not None:
-            return _in_double(module, double)(*args, **kwargs)
+            return with_tensors(module, double).forward(*args, **kwargs)
         function: Any = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
         return function(*args, **kwargs)
 
@@ -210,17 +214,6 @@ class Check:
 
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
-
-
-def _in_double(module: nn.Module, double: Cast) -> Callable[..., Any]:
-    """The forward of one of torch's own modules, which has no children and no hooks, on float64 weights."""
-    twin: Any = object.__new__(type(module))
-    vars(twin).update(vars(module))
-    for name in ("_parameters", "_buffers"):
-        tensors = vars(module)[name]
-        vars(twin)[name] = {key: tensor if tensor is None else double(tensor) for key, tensor in tensors.items()}
-    forward: Callable[..., Any] = twin.forward
-    return forward
 
 
 def relative_error(expected: Tensor, found: Tensor, rank: int, scale: float = 0.0) -> float:

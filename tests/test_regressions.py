@@ -427,3 +427,22 @@ def test_computed_weights_of_a_convolution_that_cannot_be_replaced() -> None:
     model = Model().eval()
     after = fxrep.reparameterize(model)
     assert torch.equal(after(image()).value, model(image()).value)
+
+
+def test_a_forward_that_writes_to_the_weights_of_a_module() -> None:
+    """Each call convolves with other weights than the one before."""
+
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.conv.weight.mul_(2.0)
+            out: Tensor = self.norm(self.conv(x))
+            return out
+
+    model = randomize(Growing()).double()
+    after, x = fxrep.reparameterize(model), image().double()
+    for _ in range(2):
+        assert relative_error(run(after, x), run(model, x)) <= 1e-9

@@ -21,14 +21,15 @@ ASSERTS = {
 
 # Functions, methods and torch.nn modules, by name, that return memory of their own and write to nobody's.
 FRESH = {
-    "abs", "add", "addmm", "amax", "amin", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "bmm", "cat", "celu",
-    "clamp", "clone", "concat", "concatenate", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d", "cos", "cumsum", "div", "elu", "eq", "exp", "floordiv", "ge", "gelu", "group_norm",
-    "gt", "hardsigmoid", "hardswish", "hardtanh", "interpolate", "layer_norm", "le", "leaky_relu", "linear", "log",
-    "logsigmoid", "lt", "matmul", "max_pool1d", "max_pool2d", "max_pool3d", "mean", "mish", "mul", "ne", "neg", "pow",
-    "prelu", "reciprocal", "relu", "relu6", "repeat", "rms_norm", "rsqrt", "scaled_dot_product_attention", "selu",
-    "sigmoid", "silu", "sin", "softmax", "softplus", "sqrt", "square", "stack", "std", "sub", "sum", "tanh", "truediv",
-    "var", "where", "zeros_like", "ones_like", "roll", "rsub", "radd",
+    "abs", "add", "addmm", "amax", "amin", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "bmm", "cat",
+    "celu", "clamp", "clone", "concat", "concatenate", "constant_pad_nd", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cos", "cumsum", "div", "elu", "eq", "exp",
+    "floordiv", "ge", "gelu", "group_norm", "gt", "hardsigmoid", "hardswish", "hardtanh", "interpolate", "layer_norm",
+    "le", "leaky_relu", "linear", "log", "logsigmoid", "lt", "matmul", "max_pool1d", "max_pool2d", "max_pool3d",
+    "mean", "mish", "mul", "ne", "neg", "pad", "pow", "prelu", "reciprocal", "relu", "relu6", "repeat", "rms_norm",
+    "rsqrt", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "sin", "softmax", "softplus", "sqrt",
+    "square", "stack", "std", "sub", "sum", "tanh", "truediv", "var", "where", "zeros_like", "ones_like", "roll",
+    "rsub", "radd",
     "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__neg__",
 }  # fmt: skip
 FRESH_MODULES = (
@@ -47,6 +48,14 @@ RESHAPES = {"flatten", "view", "reshape", "permute", "reshape_as", "view_as", "m
             "div", "matmul"}  # fmt: skip
 POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu",
              "dropout", "contiguous", "clone", "detach", "batch_norm", "neg"}  # fmt: skip
+# Modules that in eval mode compute their value from their input and their weights alone.
+FUNCTIONS = {
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm,
+    nn.GroupNorm, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Identity, nn.Dropout, nn.Flatten, nn.ReLU,
+    nn.ReLU6, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softmax, nn.Softplus, nn.Hardswish, nn.Hardsigmoid,
+    nn.LeakyReLU, nn.ELU, nn.Mish, nn.PReLU,
+}  # fmt: skip
 POINTWISE_OR_FRESH = (*FRESH_MODULES, *POINTWISE_MODULES)
 KEEPS_RANK_MODULES = (*POINTWISE_MODULES, nn.Linear)
 KEEPS_RANK = {*POINTWISE, "pad", "linear", "transpose", "softmax"}
@@ -170,7 +179,7 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
         fresh = kind is not None and issubclass(kind, FRESH_MODULES)
         return written if fresh else list(iterate((node.args, node.kwargs)))
     if is_torch(node) and (
-        name_of(node) in FRESH or name_of(node).removesuffix("_") in FRESH or _inplace_by_name(node)
+        name_of(node) in FRESH | WRITES or name_of(node).removesuffix("_") in FRESH or _inplace_by_name(node)
     ):
         return written
     return list(iterate((node.args, node.kwargs)))

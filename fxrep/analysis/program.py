@@ -16,17 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..capture.clone import with_tensors
 from ..capture.observe import Observation
 from ..capture.tracer import Piece, builtin_type, find_tensor, is_builtin, iterate
-from ..capture.walk import named_tensors, walk_paths
+from ..capture.walk import named_tensors, tensors, walk_paths
 from . import effects
+from .fills import fill_of, find_fills, in_place
 
 
 class Program:
     """One piece: ``nodes`` in order, ``position`` of each, ``modules`` by path.
 
     ``assertions`` compute nothing for the output; ``targets`` are the operands that an operator may write to,
-    ``seen`` tensors like the values of a run, without content.
+    ``seen`` tensors like the values of a run, without content; ``fills``, writes to the border of a pad.
     """
 
     def __init__(self, piece: Piece, observed: Observation | None = None) -> None:
@@ -35,9 +37,15 @@ class Program:
         self.nodes = list(piece.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
         self.assertions = effects.assertions(self.nodes)
-        self.operators = [node for node in self.nodes if effects.makes_a_value(node)]
+        self.fills = find_fills(self.nodes, self.modules)
+        views = {view for fill in self.fills.values() for view in fill.views}
+        self.assertions |= views
+        self.operators = [node for node in self.nodes if effects.makes_a_value(node) and node not in views]
         self._tensors: dict[str, Tensor | None] = dict(named_tensors(piece.root))
         self._rename_after_inplace()
+        self._through_views: dict[fx.Node, list[fx.Node]] = {
+            fill.base: [node] for node, fill in self.fills.items() if node not in fill.base.users
+        }
         self._constants: dict[fx.Node, Tensor | None] = {}
         self._alias = _Classes()
         self._writes: dict[fx.Node, list[int]] = {}
@@ -114,13 +122,16 @@ class Program:
         if node.op == "get_attr":
             tensor = self.tensor(node)
             return None if tensor is None or self.is_written(node) else tensor.detach()
+        module = self.module(node)
+        if module is not None and not self._is_function(module):
+            return None
         inputs: dict[fx.Node, Tensor] = {}
         for n in node.all_input_nodes:
             tensor = self.constant(n)
             if tensor is None:
                 return None
             inputs[n] = tensor
-        if not inputs or not effects.is_deterministic(node) or self.is_written(node):
+        if not inputs or (module is None and not effects.is_deterministic(node)) or self.is_written(node):
             return None
 
         def widen(n: fx.Node) -> Tensor:
@@ -128,7 +139,9 @@ class Program:
 
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)
         function: Callable[..., Any]
-        if node.op == "call_method":
+        if module is not None:
+            function = with_tensors(module, lambda tensor: tensor.detach().double()).forward
+        elif node.op == "call_method":
             function = getattr(Tensor, str(node.target))
         else:
             function = node.target  # type: ignore[assignment]
@@ -141,17 +154,26 @@ class Program:
             return torch.tensor(float(result), dtype=torch.float64)
         return result if isinstance(result, Tensor) else None
 
+    def _is_function(self, module: nn.Module) -> bool:
+        """Whether a call of a module gives the same for the same input, with weights that stay what they are."""
+        known = (builtin_type(module) or nn.Module) in effects.FUNCTIONS and module not in self.piece.opaque
+        return known and not module.training and not self.writes_weights_of(module)
+
     # ------------------------------------------------------------------------------------------- aliases and mutation
     def aliases(self, node: fx.Node) -> list[fx.Node]:
         """Every node whose value may share memory with ``node``'s."""
         return self._alias.members(node)
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
-        """The users of a node that do more than to assert something."""
-        return [user for user in node.users if user not in self.assertions]
+        """The users of a node that do more than to assert something; a write through a view is one, too."""
+        return [user for user in node.users if user not in self.assertions] + self._through_views.get(node, [])
 
     def is_written(self, node: fx.Node) -> bool:
         return bool(self._writes.get(self._alias.find(node)))
+
+    def writes_weights_of(self, module: nn.Module) -> bool:
+        """Whether the program writes to a parameter or buffer that ``module`` computes with."""
+        return bool(self._written) and any(t.untyped_storage().data_ptr() in self._written for t in tensors(module))
 
     def written_between(self, node: fx.Node, start: fx.Node, end: fx.Node) -> fx.Node | None:
         """The first node after ``start`` and up to ``end`` that may write to ``node``'s memory."""
@@ -179,12 +201,15 @@ class Program:
                 self._alias.union(other, node)
         for i, target in written:
             self._writes.setdefault(self._alias.find(target), []).append(i)
+        self._written = {place for place, node in by_storage.items() if self.is_written(node)} if written else set()
 
     def _rename_after_inplace(self) -> None:
         """Let every read after an in-place operator read the operator's result."""
         latest: dict[fx.Node, list[tuple[int, fx.Node]]] = defaultdict(list)
         for node in self.operators:
             i, target = self.position[node], effects.updates_whole(node, self.module(node))
+            if node in self.fills and in_place(node) and (fill := fill_of(node)) is not None:
+                target = fill.base
             if target is not None:
                 target.replace_all_uses_with(node, functools.partial(self._is_after, i))
                 latest[target].append((i, node))
@@ -200,6 +225,7 @@ class Program:
             start, end = self.piece.span(call, self.position)
             call.args, call.kwargs = fx.map_arg((call.args, call.kwargs), functools.partial(rename, at=start))
             call.output = fx.map_arg(call.output, functools.partial(rename, at=end))
+        self.fills = {node: fill for node in self.fills if (fill := fill_of(node)) is not None}
 
     def _is_after(self, position: int, node: fx.Node) -> bool:
         return self.position[node] > position

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -43,6 +43,16 @@ def owning_copy(model: M, except_for: Iterable[Tensor] = ()) -> M:
 def copied_state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
     """Copies of a module's attributes, but for what ``memo`` has an answer for."""
     return _copy_state(vars(module), memo | _caches(module))
+
+
+def with_tensors(module: nn.Module, cast: Callable[[Tensor], Tensor]) -> Any:
+    """A module like one of torch's own, which has no children and no hooks, on other tensors."""
+    twin: Any = object.__new__(type(module))
+    vars(twin).update(vars(module))
+    for name in ("_parameters", "_buffers"):
+        own = vars(module)[name]
+        vars(twin)[name] = {key: tensor if tensor is None else cast(tensor) for key, tensor in own.items()}
+    return twin
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:

@@ -27,6 +27,7 @@ class Edits:
     those ``joined``, side by side along an axis instead. ``passing``: replaced
     by an operand. ``gone``: not computed, because of a site in the given call (None: nothing reads it any more).
     ``droppable``: not needed where its operands are gone. ``aliases``: the nodes that pass a node's value on.
+    ``versions``: writes that stand for the value that they write to.
     """
 
     sites: dict[fx.Node, list[tuple[str | None, fx.Node, float]]] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Edits:
     gone: dict[fx.Node, Call | None] = field(default_factory=dict)
     droppable: set[fx.Node] = field(default_factory=set)
     aliases: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
+    versions: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
 
 @dataclass
@@ -178,6 +180,8 @@ class _Builder:
                 node.op, self._target(node), args, kwargs, name=node.name, type_expr=node.type
             )
             self.values[node].meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "tensor_meta", "val")}
+            if node in edits.versions:
+                self.values[node] = self._value(edits.versions[node])
 
     def _call_child(self, child: Call) -> None:
         edits = self.edits

@@ -29,7 +29,7 @@ from ..analysis.program import Program
 from ..analysis.selection import Selection
 from ..capture.tracer import Call
 from ..convmap import ConvMap, Illegal, Window
-from ..operators import Linear, Operator, Stacked, read
+from ..operators import Linear, Operator, Stacked, Value, read
 
 CANDIDATES = 3
 """Forms that are kept for one node."""
@@ -92,7 +92,7 @@ class Analysis:
     barriers: dict[fx.Node, str] = field(default_factory=dict)
     kept: set[fx.Node] = field(default_factory=set)
     linear: dict[fx.Node, Linear] = field(default_factory=dict)
-    candidates: dict[fx.Node, list[Form | Stacked]] = field(default_factory=dict)
+    candidates: dict[fx.Node, list[Value]] = field(default_factory=dict)
     prices: dict[fx.Node, Cost] = field(default_factory=dict)
     seen_through: set[fx.Node] = field(default_factory=set)
     stale: set[fx.Node] = field(default_factory=set)
@@ -179,7 +179,7 @@ class Analysis:
 
     def _visit(self, node: fx.Node) -> None:
         linear = self.linear[node]
-        found: list[Form | Stacked] = []
+        found: list[Value] = []
         refused: list[str] = []
         try:
             choices = [self._choices(n, node, linear) for n in linear.operands]
@@ -204,7 +204,7 @@ class Analysis:
         if node in self.required:
             self._finish(node)
 
-    def _over_operand(self, node: fx.Node, linear: Linear) -> Form | Stacked:
+    def _over_operand(self, node: fx.Node, linear: Linear) -> Value:
         """The form of a node over its operand, of which no form fits: one that reads the node may still take it in."""
         if len(linear.operands) == 1 and node not in self.barriers:
             with contextlib.suppress(Illegal):
@@ -212,7 +212,7 @@ class Analysis:
                 return form.named(node) if isinstance(form, Form) else form
         return atom(node)
 
-    def _keep(self, node: fx.Node, found: list[Form | Stacked]) -> None:
+    def _keep(self, node: fx.Node, found: list[Value]) -> None:
         """Keep the cheapest candidates of a node, cheapest first; of two alike, the one that reaches further back."""
         if len(found) == 1 or not all(isinstance(form, Form) for form in found):
             self.candidates[node] = found  # what is stacked has a price when it is summed
@@ -230,7 +230,7 @@ class Analysis:
             self.prices[source] = Cost() if form is None or itself else price(form, self._price)
         return self.prices[source]
 
-    def _choices(self, operand: fx.Node, reader: fx.Node, linear: Linear) -> list[Form | Stacked]:
+    def _choices(self, operand: fx.Node, reader: fx.Node, linear: Linear) -> list[Value]:
         """The forms of ``operand`` as ``reader`` may see it."""
         writer = self.program.written_between(operand, operand, reader)
         if writer is not None and writer is not reader:
@@ -251,7 +251,7 @@ class Analysis:
         self.seen_through.add(operand)
         return self.candidates[operand]
 
-    def _require_sources(self, form: Form | Stacked, linear: Linear) -> None:
+    def _require_sources(self, form: Value, linear: Linear) -> None:
         if isinstance(form, Form):
             for term in form.terms:
                 if term.source in linear.operands:
@@ -441,7 +441,8 @@ class Analysis:
             self._check_reach(region)
         inside = {*region.nodes}
         own_values = (t.source for t in form.terms if t.source in self.linear and inside.issuperset(t.source.users))
-        dies = {*region.interior, *own_values}
+        views = (view for n in region.nodes if n in program.fills for view in program.fills[n].views)
+        dies = {*region.interior, *own_values, *views}
         own: set[fx.Node] = set()
         for node in region.nodes:
             for target in program.targets.get(node, ()):

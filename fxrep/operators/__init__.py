@@ -1,7 +1,7 @@
 """What each operator means as a linear form; importing this package fills the registry."""
 
-from . import arithmetic, aten, concat, conv, norm, passing, reshape, window
-from .registry import FUNCTIONS, METHODS, MODULES, Linear, Operator, Stacked, operator, read
+from . import arithmetic, aten, concat, conv, fill, norm, passing, reshape, window
+from .registry import FUNCTIONS, METHODS, MODULES, Linear, Operator, Stacked, Value, operator, read
 
 __all__ = [
     "FUNCTIONS",
@@ -10,10 +10,12 @@ __all__ = [
     "Linear",
     "Operator",
     "Stacked",
+    "Value",
     "arithmetic",
     "aten",
     "concat",
     "conv",
+    "fill",
     "norm",
     "operator",
     "passing",

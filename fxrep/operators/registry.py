@@ -31,6 +31,23 @@ class Stacked:
 
 
 @dataclass(frozen=True)
+class Bordered:
+    """A pad of ``form + shift``, of which only writes to its border can make something.
+
+    ``form`` is padded with zeros; the shift is inside, and in the border once the sides that are ``missing`` (the axis
+    after the channels', whether at its end, the width) hold it.
+    """
+
+    form: Form
+    shift: Tensor
+    missing: frozenset[tuple[int, bool, int]]
+
+
+Value = Form | Stacked | Bordered
+"""What can be told of a node's value."""
+
+
+@dataclass(frozen=True)
 class Linear:
     """What a rule says of a node: its form is ``combine(*forms of operands)``.
 
@@ -41,7 +58,7 @@ class Linear:
     """
 
     operands: tuple[fx.Node, ...]
-    combine: Callable[..., Form | Stacked]
+    combine: Callable[..., Value]
     composes: bool = False
     dtypes: tuple[torch.dtype, ...] = ()
     kind: str = ""
@@ -149,6 +166,8 @@ def read(op: Operator) -> Linear:
         reason = op.program.piece.opaque.get(op.module)
         if reason:
             raise Illegal(reason)
+        if op.program.writes_weights_of(op.module):
+            raise Illegal("the forward writes to its weights")
         kind = builtin_type(op.module)
         rule = MODULES.get(kind) if kind is not None else None
     elif node.op == "call_function":

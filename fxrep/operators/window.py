@@ -6,15 +6,17 @@ import functools
 import inspect
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ..analysis.forms import Form, compose
+from ..analysis.forms import ZERO, Form, compose
 from ..convmap import Illegal, Window
-from .registry import Linear, Operator, operator
+from .fill import bordered, goes_into_fill
+from .registry import Bordered, Linear, Operator, operator
 
 MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
@@ -50,13 +52,16 @@ def pad(op: Operator, x: fx.Node, amounts: Sequence[int], mode: str, value: Any)
     if mode != "zeros" and min(amounts) < 0:
         raise Illegal("it crops and pads at once")
     pairs = [*zip(amounts[::2], amounts[1::2], strict=True)][::-1]
+    filled = mode == "zeros" and min(amounts) >= 0 and goes_into_fill(op)
 
-    def combine(form: Form) -> Form:
+    def combine(form: Form) -> Form | Bordered:
         rank = op.rank(form, x)
         if len(pairs) > rank:
             raise Illegal("it pads the channels or the batch")
         padding = [(0, 0)] * (rank - len(pairs)) + pairs
         window = Window.of(torch.ones((1,) * rank, dtype=torch.float64), [1] * rank, padding, mode)
+        if filled:
+            return bordered(form, compose(replace(form, shift=ZERO), window), padding)
         return compose(form, window)
 
     return Linear((x,), combine, composes=True, kind="pad")

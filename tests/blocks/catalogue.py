@@ -24,10 +24,7 @@ from tests.blocks.design import NO_MERGE, TOKENS, Design, left
 RANK = "Which axis a one-dimensional norm works on depends on the rank of its input: pass `example_inputs`."
 KEPT_NORM = "YOLOv6's copy of the block keeps the norm behind the sum, for quantization; fxrep folds it in."
 GATE = "Squeeze-and-excitation has two convolutions of its own, and a pool and a gate that depend on the input."
-BORDER = (
-    "Not reached: the border is filled by slice writes with what the first convolution and its norm make of zeros; "
-    "fxrep does not recognise that as a pad of the input yet."
-)
+BORDER = "The border is filled by slice writes with what the first convolution and its norm make of zeros."
 FAMILIES: dict[str, list[Design]] = {
     "RepVGG": [
         Design(
@@ -66,24 +63,20 @@ FAMILIES: dict[str, list[Design]] = {
         Design(
             "ACNet, 5x5 with padding 1", sources.ACNET,
             "bn(conv5x5 x) + bn(conv5x1 x[..., 1:-1]) + bn(conv1x5 x[1:-1, :])",
-            lambda: branches.ACBlock(8, 16, 5, 1), left(conv=3, add=2),
-            "Not reached: fxrep does not read a slice as a crop yet.", left(conv=1)),
+            lambda: branches.ACBlock(8, 16, 5, 1), left(conv=1)),
         Design(
             "Diverse Branch Block", sources.DBB,
             "bn(conv3 x) + bn(conv1 x) + bn(avg3(pad(bn(conv1 x)))) + bn(conv3(pad(bn((1 + conv1) x))))",
             lambda: branches.DiverseBranchBlock(8, 8),
-            left(conv=4, norm=2, add=4, mul=4, pool=1, pad=2, write=8),
-            BORDER, left(conv=1)),
+            left(conv=1), BORDER),
         Design(
             "Diverse Branch Block, stride 2", sources.DBB,
             "bn(conv3 x) + bn(conv1 x) + bn(avg3(pad(bn(conv1 x)))) + bn(conv3(pad(bn((1 + conv1) x))))",
             lambda: branches.DiverseBranchBlock(8, 16, stride=2),
-            left(conv=4, norm=2, add=4, mul=4, pool=1, pad=2, write=8),
-            BORDER, left(conv=1)),
+            left(conv=1), BORDER),
         Design(
             "Diverse Branch Block, depthwise", sources.DBB, "bn(dw3 x) + bn(avg3 x) + bn(conv3(pad(bn(conv1 x))))",
-            lambda: branches.DiverseBranchBlock(8, 8, groups=8), left(conv=3, norm=1, add=2, mul=2, pad=1, write=4),
-            BORDER, left(conv=1)),
+            lambda: branches.DiverseBranchBlock(8, 8, groups=8), left(conv=1), BORDER),
         Design(
             "Diverse Branch Block, 1x1", sources.DBB,
             "bn(conv1 x) + bn(conv1 x) + bn(avg1(bn(conv1 x))) + bn(conv1(bn((1 + conv1) x)))",
@@ -262,7 +255,7 @@ FAMILIES: dict[str, list[Design]] = {
     "Super-resolution": [
         Design(
             "ECBSR", sources.ECBSR, "conv3 x + conv3(pad(conv1 x)) + sobel_x, sobel_y and laplace of pad(conv1 x) + x",
-            lambda: sr.ECB(8), left(conv=9, add=4, mul=3, pad=4, write=16), BORDER, left(conv=1)),
+            lambda: sr.ECB(8), left(conv=1), BORDER),
         Design(
             "ECBSR, merged in forward", sources.ECBSR, "conv(x, W), W = the sum of the kernels",
             lambda: sr.EvaluatedECB(8), left(conv=9, add=13, mul=7, write=32),
@@ -270,7 +263,7 @@ FAMILIES: dict[str, list[Design]] = {
             "condition on a parameter's device, which ends the trace.", left(conv=1)),
         Design(
             "PlainUSR", sources.PLAINUSR, "conv1(g conv3(pad h) + h) + x, h = conv1 x, g = se(parameter)",
-            lambda: sr.RepMBConv(8), left(conv=3, linear=2, add=2, mul=1, pad=1, write=4), BORDER, left(conv=1)),
+            lambda: sr.RepMBConv(8), left(conv=1), BORDER),
         Design(
             "SPAN, Conv3XC", sources.SPAN, "conv1(conv3(conv1(pad x))) + conv1 x",
             lambda: sr.Conv3XC(8, 8), left(conv=1)),
@@ -287,8 +280,8 @@ FAMILIES: dict[str, list[Design]] = {
             lambda: sr.CollapsibleLinearBlock(1, 8, 5), left(conv=1), shapes=((2, 1, 9, 9),)),
         Design(
             "SESR, collapsed in forward", sources.SESR, "conv(x, flip(conv1(conv3(impulse))) + 1)",
-            lambda: sr.CollapsedLinearBlock(8), left(conv=3, add=1),
-            "Not reached: fxrep does not take what a module makes of a constant for a constant.", left(conv=1)),
+            lambda: sr.CollapsedLinearBlock(8), left(conv=1),
+            "The merged weights are computed once, instead of in each call."),
     ],
     "Computed weights": [
         Design(
@@ -336,9 +329,7 @@ FAMILIES: dict[str, list[Design]] = {
             lambda: heads.LoRAModules(8, 16), left(linear=1), shapes=(TOKENS,)),
         Design(
             "LoRA, matrix products", sources.LORA, "x W' + b + s (x A') B'",
-            lambda: heads.LoRALinear(8, 16), left(linear=3, add=1, mul=1),
-            "Not reached: fxrep does not read `x @ A` with a constant as a linear layer.", left(linear=1),
-            shapes=(TOKENS,)),
+            lambda: heads.LoRALinear(8, 16), left(linear=1), shapes=(TOKENS,)),
         Design(
             "LoRA, convolution", sources.LORA, "conv(x, W + s B A)",
             lambda: heads.LoRAConv(8, 8), left(conv=1)),
