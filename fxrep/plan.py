@@ -16,13 +16,14 @@ from .analysis.cost import Policy
 from .analysis.fills import in_place
 from .analysis.program import Program
 from .analysis.selection import Selection
+from .capture.code import has_own_code, reachable_names
 from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import Call, Piece, capture, join
 from .capture.walk import first_paths
 from .convmap import ConvMap, Illegal
 from .cover.flat import flat_names, place_flat
-from .cover.liveness import Liveness, dead_tensors, has_own_code, reachable_names
+from .cover.liveness import Liveness, dead_tensors
 from .cover.placement import Placement, Usage, place
 from .cover.regions import Analysis, Region
 from .weights import Workspace, build_modules

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import dis
-import functools
-import inspect
-import sys
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType, ModuleType
-from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
 from ..analysis.program import Program
-from ..capture.clone import ATOMIC, STANDARD
+from ..capture.code import entry_points, reachable_names
 from ..capture.scopes import Edits
 from ..capture.tracer import Call, Piece, join
 from ..capture.walk import named_tensors, tensors, walk
-
-T = TypeVar("T")
-
-DATA = ATOMIC - {type, FunctionType}
 
 
 @dataclass
@@ -137,175 +125,3 @@ def _dead_calls(program: Program, edits: Edits) -> set[Call]:
         if call.parent in dead or (some and all(n in idle for n in inside)):
             dead.add(call)
     return dead
-
-
-def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
-    """The names that ``module.forward`` and hooks mention, and the methods and functions that they go through.
-
-    Without those of ``forward`` itself if ``but_forward``.
-    """
-    forward, functions = reachable_functions(module)
-    return set[str]().union(*(_names(f) for f in functions if not (but_forward and f is forward)))
-
-
-def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[FunctionType]]:
-    """``module.forward``, and all functions of the user's that it and the hooks may go through."""
-    forward = _users_function(getattr(type(module), "forward", None))
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    functions: dict[FunctionType, None] = {}
-    spaces: list[dict[str, Any]] = [vars(module)]
-    holders: set[type | ModuleType] = set()
-    names: set[str] = set()
-    waiting: list[object] = [forward, *hooks]
-
-    def reach(value: object) -> None:
-        waiting.append(value)
-        waiting.extend(_items(value))  # a table of helpers, say
-
-    def hold(holder: type | ModuleType) -> None:
-        if holder not in holders and _is_users(holder):
-            holders.add(holder)
-            space = _namespace(holder) if isinstance(holder, type) else vars(holder)
-            spaces.append(space)
-            for name in names & space.keys():
-                reach(space[name])
-
-    hold(type(module))
-    while waiting:
-        value = waiting.pop()
-        hold(value if isinstance(value, ModuleType) else type(value))
-        function = _users_function(value)
-        if function is None or function in functions:
-            continue
-        functions[function] = None
-        waiting += _enclosed(function)
-        mentioned = _names(function)
-        for name in _globals_in(function.__code__) & function.__globals__.keys():
-            reach(function.__globals__[name])
-        for name in mentioned - names:
-            for space in spaces:
-                if name in space:
-                    reach(space[name])
-        names |= mentioned
-    return forward, list(functions)
-
-
-def has_own_code(module: nn.Module) -> bool:
-    """Whether a module holds hooks, functions or objects that others of its class may not hold."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return True
-    return not all(_is_data(value) for key, value in vars(module).items() if key not in STANDARD)
-
-
-def _is_data(value: object) -> bool:
-    if type(value) in (list, tuple, dict):
-        return all(map(_is_data, _items(value)))
-    return type(value) in DATA or isinstance(value, Tensor | nn.Module)
-
-
-def asks_for_types(module: nn.Module) -> bool:
-    """Whether the code that ``module.forward`` and hooks go through asks an object for its class."""
-    _, functions = reachable_functions(module)
-    return any(_asks_for_types(function.__code__) for function in functions)
-
-
-@functools.lru_cache(maxsize=4096)
-def _asks_for_types(code: CodeType) -> bool:
-    """Whether a function's code takes the class of an object for more than its name, which a rewritten class keeps."""
-    steps = [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE")]
-    steps.append(steps[-1])  # something comes after whatever is found
-    for at, step in enumerate(steps[:-1]):
-        found = at if step.argval == "__class__" and step.opname.startswith("LOAD_ATTR") else None
-        if step.argval == "type" and step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            found = next((n for n in range(at, len(steps) - 1) if steps[n].opname.startswith("CALL")), at)
-        if found is not None:
-            then = steps[found + 1]
-            named = then.opname.startswith("LOAD_ATTR") and then.argval in ("__name__", "__qualname__", "__module__")
-            if not named and not then.opname.startswith(("FORMAT", "CONVERT")):
-                return True
-    return any(_asks_for_types(inner) for inner in code.co_consts if isinstance(inner, CodeType))
-
-
-def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
-    """Remember the answer for each class, as long as there is the class."""
-    known: weakref.WeakKeyDictionary[type, T] = weakref.WeakKeyDictionary()
-
-    def answer(cls: type) -> T:
-        if cls not in known:
-            known[cls] = function(cls)
-        return known[cls]
-
-    return answer
-
-
-@_by_class
-def entry_points(cls: type) -> list[frozenset[str]]:
-    """The names that each public method of a user's class mentions, where it takes an input as ``forward`` does."""
-    found = []
-    for name, function in _namespace(cls).items():
-        if name.startswith("_") or name == "forward":
-            continue
-        method = _users_function(function)
-        parameters = list(inspect.signature(method).parameters.values())[1:] if method is not None else []
-        if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
-            found.append(_names(method))
-    return found
-
-
-@_by_class
-def _namespace(cls: type) -> dict[str, object]:
-    """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own."""
-    own = [vars(base) for base in reversed(cls.__mro__) if _is_users(base)]
-    return {name: value for attributes in own for name, value in attributes.items()}
-
-
-def _items(value: object) -> Collection[object]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _is_users(holder: type | ModuleType) -> bool:
-    """Whether a class or a file is neither Python's nor torch's own."""
-    home = holder.__module__ if isinstance(holder, type) else holder.__name__
-    package = home.split(".")[0]
-    return package != "torch" and package not in sys.stdlib_module_names
-
-
-def _users_function(value: object) -> FunctionType | None:
-    """``value`` as a Python function that is not torch's own."""
-    value = getattr(value, "__func__", value)
-    if isinstance(value, FunctionType) and not (value.__module__ or "").startswith("torch."):
-        return value
-    return None
-
-
-def _enclosed(function: FunctionType) -> list[object]:
-    """What a function has from the code around it: what a decorator is wrapped around, say."""
-    values = []
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # a cell may be empty
-            values.append(cell.cell_contents)
-    return values
-
-
-def _names(function: object) -> frozenset[str]:
-    """The attribute names that a function's code mentions, and the names of torch's own decorators on it."""
-    if not isinstance(function, FunctionType):
-        return frozenset()
-    kinds = [type(getattr(value, "__self__", value)) for value in _enclosed(function)]
-    return _names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
-
-
-@functools.lru_cache(maxsize=4096)
-def _globals_in(code: CodeType) -> frozenset[str]:
-    """The names in a function's code that are not attributes."""
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    own = (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
-    return frozenset(own).union(*map(_globals_in, inner))
-
-
-@functools.lru_cache(maxsize=4096)
-def _names_in(code: CodeType) -> frozenset[str]:
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return frozenset(code.co_names).union(*map(_names_in, inner))

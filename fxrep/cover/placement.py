@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from ..analysis.program import Program
+from ..capture.code import asks_for_types, entry_points, reachable_names
 from ..capture.tracer import Call, Piece, join
 from ..capture.walk import tensors, walk_paths
-from .liveness import asks_for_types, entry_points, reachable_names
 from .regions import Region
 
 LISTS = {"children", "named_children", "_modules"}

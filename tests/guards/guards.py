@@ -1373,18 +1373,6 @@ guard(
     "for path, owner in owners.items()]",
 )
 guard(
-    "removal: hooks",
-    "what a hook mentions is not taken out",
-    "waiting: list[object] = [forward, *hooks]",
-    "waiting: list[object] = [forward]",
-)
-guard(
-    "removal: tables of helpers",
-    "what a helper in a table mentions is not taken out",
-    "waiting.extend(_items(value))",
-    "pass",
-)
-guard(
     "copy: live tensors",
     "only tensors that are dropped are shared with the caller's model",
     "return [tensor for tensor in found if id(tensor) not in kept]",
@@ -1581,6 +1569,20 @@ guard(
     "input: exported in training mode",
     "a program exported in training mode is refused",
     "if training and all(mode for _, mode in training):",
+)
+
+guard.of("capture/code.py", OWN, HAZARDS, REGRESSIONS, ANY, RESULT)
+guard(
+    "removal: hooks",
+    "what a hook mentions is not taken out",
+    "waiting: list[object] = [forward, *hooks]",
+    "waiting: list[object] = [forward]",
+)
+guard(
+    "removal: tables of helpers",
+    "what a helper in a table mentions is not taken out",
+    "waiting.extend(_items(value))",
+    "pass",
 )
 
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
