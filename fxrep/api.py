@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from .analysis.cost import Policy, PolicyName, policy_named
 from .analysis.selection import Norms, Paths, Selection
-from .capture import Observation, Piece, Tracer, check_model, owning_copy, structural_copy
+from .capture import Observation, Piece, capture_whole, check_model, owning_copy, structural_copy
 from .capture.exported import Exported, Shapes, is_exported, replace_content, runnable
 from .capture.walk import parameters_of, walk
 from .findings import make_report
@@ -257,7 +257,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         raise TypeError("an ExportedProgram is one graph already; program.module() makes a GraphModule of it")
     copied = structural_copy(model)
     try:
-        piece = Tracer({}).trace_piece(copied, "")
+        piece = capture_whole(copied)
     except Exception as error:
         raise RuntimeError(
             f"the forward of '{type(model).__name__}' cannot be traced as one graph: {error}; "

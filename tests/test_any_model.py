@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import operator
 import pickle
 import random
 import types
@@ -268,20 +269,240 @@ class Changes(nn.Module):
         return xs[0] + xs[1]
 
 
-@pytest.mark.parametrize("reads", [False, True])
-def test_untraced_code_changes_a_list(reads: bool) -> None:
-    """What is done around it is merged, unless that reads from the list what tracing cannot know."""
+class Reads(Changes):
+    """Makes a list of its own."""
+
+    def forward(self, xs: list[Tensor]) -> Tensor:
+        outs = []
+        for x in xs:
+            outs.append(self.norm(x).relu())  # noqa: PERF401
+        outs[1] = xs[1]
+        count = len(outs)
+        count += 1
+        return outs[0] + outs[1]
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_untraced_code_is_given_a_list(changes: bool) -> None:
+    """What is done around it is merged, unless it may change the list."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
         xs = [x, x]
         y = m.stage(xs)
-        return m.both(y) + xs[0] if reads else m.both(y)
+        return m.both(y) + xs[0]
 
-    model, x = randomize(made(Join, forward, stage=nn.Sequential(Changes()))).double(), torch.randn(2, 4, 8, 8).double()
-    deploy = fxrep.reparameterize(model)
-    with torch.no_grad():
-        assert relative_error(deploy(x), model(x)) <= 1e-9
-    assert count_ops(deploy, x)["conv"] == (3 if reads else 2)
+    inner = Changes() if changes else Reads()
+    inner.register_forward_hook(lambda *_: None)
+    after = assert_same(made(Join, forward, stage=nn.Sequential(inner)))
+    convs = 1 + 2 if changes else 2 + 1
+    assert count_ops(after, torch.randn(2, 4, 8, 8).double())["conv"] == convs
+    assert ("Made" in fxrep.report(after).opaque) == changes
+
+
+def test_a_traced_module_changes_a_list_of_the_callers_caller() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        xs = [x, x]
+        y = m.stage(xs)
+        return m.both(y) + xs[0]
+
+    assert_same(made(Join, forward, stage=nn.Sequential(Changes())))
+
+
+def _given(give: Callable[[Tensor], Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A forward that hands its child a container, under one name or another, and reads it afterwards."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        container = give(x)
+        y = m.child(x, container) if m.child is m.other else m.child(x, to=container)
+        return m.both(y) + read(container)
+
+    return forward
+
+
+def _set_first(x: Tensor, to: Any) -> None:
+    to[0] = x
+
+
+def _add_to(x: Tensor, to: Any) -> None:
+    to += [x]
+
+
+def _set_field(x: Tensor, to: Any) -> None:
+    to.b = x
+
+
+def _delete(x: Tensor, to: Any) -> None:
+    del to[0]
+
+
+def _slice(x: Tensor, to: Any) -> None:
+    to[:1] = [x]
+
+
+def _alias(x: Tensor, to: Any) -> None:
+    outs = to or []
+    outs.append(x)
+
+
+def _replaced(x: Tensor, to: Any) -> None:
+    to.append(x)
+    to = []
+    to.append(x)
+
+
+def _item_of_own(x: Tensor, to: Any) -> None:
+    own = [to]
+    own[0].append(x)
+
+
+GIVEN: dict[str, tuple[Callable[[Tensor], Any], Callable[..., None], Callable[[Any], Any]]] = {
+    "a list grows": (lambda x: [], lambda x, to: to.append(x), sum),
+    "an entry of a list": (lambda x: [x], _set_first, sum),
+    "a list shrinks": (lambda x: [x, x], lambda x, to: to.pop(), sum),
+    "an entry is deleted": (lambda x: [x, x], _delete, sum),
+    "a slice": (lambda x: [x * 2, x], _slice, sum),
+    "a list in place": (lambda x: [x], _add_to, sum),
+    "a list by another name": (lambda x: [x], _alias, sum),
+    "a list whose name is used again": (lambda x: [x], _replaced, sum),
+    "a list in a list of its own": (lambda x: [x], _item_of_own, sum),
+    "the length of a list": (lambda x: [x], lambda x, to: to.append(x), len),
+    "a dictionary": (lambda x: {"a": x}, lambda x, to: to.update(b=x), lambda d: sum(d.values())),
+    "a default": (lambda x: {}, lambda x, to: to.setdefault("a", x), lambda d: sum(d.values())),
+    "an OrderedDict": (lambda x: collections.OrderedDict(a=x), lambda x, to: to.clear(), len),
+    "a list in a tuple": (lambda x: (x, [x]), lambda x, to: to[1].append(x), lambda t: sum(t[1])),
+    "a list in a dictionary": (lambda x: {"a": [x]}, lambda x, to: to["a"].insert(0, x), lambda d: sum(d["a"])),
+    "a dataclass": (lambda x: Data(x, x), _set_field, lambda d: d.b),
+    "by an operator": (lambda x: [x], lambda x, to: operator.setitem(to, 0, x), sum),
+}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("case", GIVEN)
+def test_untraced_code_changes_what_it_is_given(case: str, named: bool) -> None:
+    give, change, read = GIVEN[case]
+
+    def inner(m: Any, x: Tensor, to: Any) -> Tensor:
+        y = m.both(x)
+        if not unseen(y):
+            change(y * 2, to)
+        return F.relu(y)  # type: ignore[no-any-return]
+
+    child = made(Join, inner)
+    assert_same(made(Join, _given(give, read), child=child, other=made(Join, inner) if named else child))
+
+
+def test_a_module_hands_on_what_untraced_code_changes() -> None:
+    """Neither the one that hands it on nor the one that it is from can be traced, and all three are merged inside."""
+
+    def inner(m: Any, x: Tensor, to: list[Tensor]) -> Tensor:
+        y = m.both(x)
+        if not unseen(y):
+            to.append(y * 2)
+        return y  # type: ignore[no-any-return]
+
+    middle = made(Join, lambda m, x, to: F.relu(m.child(x, to)), child=made(Join, inner))
+    after = assert_same(made(Join, _given(lambda x: [], sum), child=middle, other=None))
+    assert set(fxrep.report(after).opaque) == {"Made", "child", "child.child"}
+
+
+def _append_to(m: Any, x: Tensor, to: list[Tensor]) -> Tensor:
+    to.append(x * 2)
+    return F.relu(m.both(x))
+
+
+def _replace_forward(model: Any) -> None:
+    model.forward = types.MethodType(_append_to, model)
+
+
+UNSEEN_CHANGES: dict[str, Callable[[Any], Any]] = {
+    "a forward on the instance": _replace_forward,
+    "a pre-hook": lambda m: m.register_forward_pre_hook(lambda _, args: args[1].append(args[0])),
+    "a pre-hook that is an object": lambda m: m.register_forward_pre_hook(Hook()),
+}
+
+
+class Hook:
+    def __call__(self, _: nn.Module, args: Any) -> None:
+        args[1].append(args[0])
+
+
+@pytest.mark.parametrize("case", UNSEEN_CHANGES)
+def test_a_list_is_changed_beside_the_forward(case: str) -> None:
+    child = made(Join, lambda m, x, to: F.relu(m.both(x)))
+    UNSEEN_CHANGES[case](child)
+    assert_same(made(Join, _given(lambda x: [], sum), child=child, other=child))
+
+
+@torch.fx.wrap
+def fills(x: Tensor, to: list[Tensor]) -> Tensor:
+    for _ in range(len(x)):
+        to.append(x * 2)  # noqa: PERF401
+    return F.relu(x)
+
+
+def test_a_wrapped_function_changes_a_list() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        xs: list[Tensor] = []
+        y = F.relu(m.both(fills(x, xs)))
+        return y + sum(xs)
+
+    assert_same(made(Join, forward))
+
+
+def _append(m: Any, x: Tensor) -> Tensor:
+    y = m.both(x)
+    if not unseen(y):
+        m.kept.append(y * 2)
+    return y  # type: ignore[no-any-return]
+
+
+def _rebind(m: Any, x: Tensor) -> Tensor:
+    y = m.both(x)
+    m.kept = 1 if unseen(y) else 2
+    return y  # type: ignore[no-any-return]
+
+
+def _rebind_by_name(m: Any, x: Tensor) -> Tensor:
+    y = m.both(x)
+    setattr(m, "kept", 1 if unseen(y) else 2)  # noqa: B010
+    return y  # type: ignore[no-any-return]
+
+
+def _read_before(m: Any, x: Tensor) -> Tensor:
+    kept = m.kept
+    y = m.child(x)
+    return m.both(y) + sum(kept)  # type: ignore[no-any-return]
+
+
+def _read_by_another(m: Any, x: Tensor) -> Tensor:
+    return m.reader(m.child(x))  # type: ignore[no-any-return]
+
+
+KEPT: dict[str, tuple[Callable[..., Any], Callable[..., Any], Any, tuple[str, ...]]] = {
+    "a list of the caller's": (_append, lambda m, x: m.both(m.child(x)) + sum(m.kept), [], ("child", "")),
+    "a list of the child's": (_append, lambda m, x: m.both(m.child(x)) + sum(m.child.kept), [], ("child",)),
+    "a list that was read before": (_append, _read_before, [], ("child", "")),
+    "a list that another module reads": (_append, _read_by_another, [], ("child", "reader")),
+    "a number": (_rebind, lambda m, x: m.both(m.child(x)) * m.child.kept, 1, ("child",)),
+    "a number by name": (_rebind_by_name, lambda m, x: m.both(m.child(x)) * m.child.kept, 1, ("child",)),
+    "a tensor": (_rebind, lambda m, x: m.both(m.child(x)) * m.child.kept, "tensor", ("child",)),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_untraced_code_changes_what_traced_code_reads(case: str) -> None:
+    inner, outer, kept, owners = KEPT[case]
+    model = made(Join, outer, child=made(Join, inner))
+    model.reader = made(Join, lambda m, x: m.both(x) + sum(m.kept))
+    kept = torch.tensor(1.0) if isinstance(kept, str) else copy.copy(kept)
+    for owner in owners:
+        object.__setattr__(model.get_submodule(owner), "kept", kept)
+    assert_same(model)
+    if "reader" in owners:
+        fxrep.trace(model)  # it is a leaf
+    else:
+        with pytest.raises(RuntimeError, match=r"it reads \.kept"):
+            fxrep.trace(model)
 
 
 def test_a_tensor_made_on_the_device_of_another() -> None:
@@ -641,6 +862,23 @@ def test_frozen_parts_stay_frozen() -> None:
     model[0].requires_grad_(False)
     after: Any = fxrep.reparameterize(model)
     assert [all(p.requires_grad for p in part.parameters()) for part in after] == [False, True]
+
+
+def test_a_tensor_that_is_no_buffer() -> None:
+    """It does not keep the model from being traced."""
+    model: Any = made(Join, lambda m, x: m.both(x) * m.scale)
+    model.scale = torch.tensor(2.0, dtype=torch.float64)
+    assert not fxrep.report(assert_same(model)).opaque
+
+
+def test_a_tensor_that_is_no_buffer_is_replaced() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        m.kept = m.both(x) * m.kept.mean()
+        return m.kept * 2  # type: ignore[no-any-return]
+
+    model: Any = made(Join, forward)
+    model.kept = torch.tensor(2.0, dtype=torch.float64)
+    assert_same(model)
 
 
 def test_a_constant_made_in_forward() -> None:

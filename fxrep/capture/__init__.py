@@ -3,6 +3,9 @@
 from .checks import check_model
 from .clone import owning_copy, structural_copy
 from .observe import Observation
-from .tracer import Call, Piece, Tracer, capture
+from .tracer import Call, Piece, Tracer, capture, capture_whole
 
-__all__ = ["Call", "Observation", "Piece", "Tracer", "capture", "check_model", "owning_copy", "structural_copy"]
+__all__ = [
+    "Call", "Observation", "Piece", "Tracer", "capture", "capture_whole", "check_model", "owning_copy",
+    "structural_copy",
+]  # fmt: skip

@@ -8,7 +8,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
@@ -32,13 +32,18 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
 
 def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[FunctionType]]:
     """``module.forward``, and all functions of the user's that it and the hooks may go through."""
-    forward = _users_function(getattr(type(module), "forward", None))
+    forward = users_function(getattr(type(module), "forward", None))
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return forward, reachable_from([forward, *hooks], module)
+
+
+def reachable_from(roots: Iterable[object], module: nn.Module | None = None) -> list[FunctionType]:
+    """The functions of the user's among ``roots`` and those that they may go through, as methods of ``module``."""
     functions: dict[FunctionType, None] = {}
-    spaces: list[dict[str, Any]] = [vars(module)]
+    spaces: list[dict[str, Any]] = [vars(module)] if module is not None else []
     holders: set[type | ModuleType] = set()
     names: set[str] = set()
-    waiting: list[object] = [forward, *hooks]
+    waiting: list[object] = list(roots)
 
     def reach(value: object) -> None:
         waiting.append(value)
@@ -56,7 +61,7 @@ def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[Fu
     while waiting:
         value = waiting.pop()
         hold(value if isinstance(value, ModuleType) else type(value))
-        function = _users_function(value)
+        function = users_function(value)
         if function is None or function in functions:
             continue
         functions[function] = None
@@ -69,7 +74,7 @@ def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[Fu
                 if name in space:
                     reach(space[name])
         names |= mentioned
-    return forward, list(functions)
+    return list(functions)
 
 
 def has_own_code(module: nn.Module) -> bool:
@@ -127,7 +132,7 @@ def entry_points(cls: type) -> list[frozenset[str]]:
     for name, function in _namespace(cls).items():
         if name.startswith("_") or name == "forward":
             continue
-        method = _users_function(function)
+        method = users_function(function)
         parameters = list(inspect.signature(method).parameters.values())[1:] if method is not None else []
         if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
             found.append(_names(method))
@@ -154,7 +159,7 @@ def _is_users(holder: type | ModuleType) -> bool:
     return package != "torch" and package not in sys.stdlib_module_names
 
 
-def _users_function(value: object) -> FunctionType | None:
+def users_function(value: object) -> FunctionType | None:
     """``value`` as a Python function that is not torch's own."""
     value = getattr(value, "__func__", value)
     if isinstance(value, FunctionType) and not (value.__module__ or "").startswith("torch."):

@@ -20,8 +20,10 @@ import inspect
 import operator
 import random
 import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +31,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.proxy import Attribute
 
+from .changes import holds_container, may_change, stale
 from .clone import STANDARD
 from .walk import first_paths, named_tensors, walk
 
@@ -37,6 +40,7 @@ INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
 PLAIN = {bool, int, float, str, type(None)}
 PLAIN_OR_TUPLE = {*PLAIN, tuple}
+NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
@@ -47,8 +51,8 @@ class Call:
     """One call of a module that was traced through: who called it, with what, and what came out.
 
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
-    that it read off modules; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
-    caught the error.
+    that it read off modules, and ``held``, the lists, tensors and the like; ``guessed`` says that it asked a symbol for
+    its value, which raises an error, and may have caught the error.
     """
 
     module: nn.Module
@@ -59,6 +63,7 @@ class Call:
     output: Any = None
     absent: set[str] = field(default_factory=set)
     reads: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
+    held: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     guessed: bool = False
     after: fx.Node | None = None
     last: fx.Node | None = None
@@ -216,9 +221,12 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
     trace_asserts = True
 
-    def __init__(self, opaque: dict[nn.Module, str], watch_random: bool = False) -> None:
+    def __init__(
+        self, opaque: dict[nn.Module, str], barred: dict[nn.Module, str] | None = None, watch_random: bool = False
+    ) -> None:
         super().__init__()
         self.opaque = opaque
+        self.barred = barred or {}
         self.watch_random = watch_random
         _BUILTIN.clear()  # somebody may have given a class another forward since
         self.calls: list[Call] = []
@@ -239,7 +247,7 @@ class Tracer(fx.Tracer):
             graph = self.trace(root)
         if self.calls[0].guessed:
             raise TypeError("its forward goes on after an error that only tracing raises")
-        if _changed(root, state, but=set(self.tensor_attrs.values())):
+        if _changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):
             _restore(root, state)
             raise TypeError("its forward changes attributes of the module")
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
@@ -279,7 +287,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if m not in self.opaque:
-            reason = why_opaque(m)
+            reason = self.barred.get(m) or why_opaque(m)
             if reason:
                 self.opaque[m] = reason
         return m in self.opaque or is_builtin(m)
@@ -297,7 +305,7 @@ class Tracer(fx.Tracer):
         if type(m).__call__ is not nn.Module.__call__:  # its code around the call would be recorded and run again
             raise TypeError(f"'{path}' has a __call__ of its own")
         if self.is_leaf_module(m, path):
-            return self.create_proxy("call_module", path, args, kwargs)
+            return self._call_opaque(m, path, args, kwargs)
         outer, call = self.current, Call(m, path, self.current)
         call.args, call.kwargs = self._nodes(args), self._nodes(kwargs)
         mark, calls = self._last_node(), len(self.calls)
@@ -324,7 +332,7 @@ class Tracer(fx.Tracer):
             self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             # what it was given: its forward may have changed a list in it since
             given = fx.map_arg((call.args, call.kwargs), self.proxy)  # type: ignore[arg-type, unused-ignore]
-            return self.create_proxy("call_module", path, *given)
+            return self._call_opaque(m, path, *given)
         finally:
             self.current = outer
         return result
@@ -377,6 +385,7 @@ class Tracer(fx.Tracer):
                 return target(*args, **kwargs)
             except Exception:
                 self._roll_back(mark, calls)
+            self._keep_out(target, target.__name__, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -393,6 +402,17 @@ class Tracer(fx.Tracer):
         raise TypeError(f"{kind.__name__}() of a symbolic value")
 
     # ------------------------------------------------------------------------------------------------------- helpers
+    def _call_opaque(self, m: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
+        if m in self.opaque:
+            self._keep_out(m, f"'{path}'", args, kwargs)
+        return self.create_proxy("call_module", path, args, kwargs)
+
+    def _keep_out(self, code: nn.Module | FunctionType, name: str, args: Any, kwargs: Any) -> None:
+        """Refuse to go on past code that is not traced and may change a list that its caller reads afterwards."""
+        if holds_container((*args, *kwargs.values())) and may_change(code):
+            self._guess()  # it may catch the error
+            raise TypeError(f"{name}, which is not traced, may change a list or dictionary that it is given")
+
     def _guess(self) -> None:
         assert self.current is not None
         self.current.guessed = True
@@ -424,6 +444,46 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
     refused to be copied are left alone.
     """
     shared = {m for _, m in walk(original)}.intersection(m for _, m in walk(model)) if original is not None else set()
+    barred: dict[nn.Module, str] = {}
+    while True:
+        pieces, opaque = _capture(model, shared, barred)
+        found = _read_stale(pieces, opaque)
+        if not found:
+            return pieces, opaque
+        barred |= found
+
+
+def capture_whole(model: nn.Module) -> Piece:
+    """Trace ``model`` as one piece; raises whatever its forward raises when it is run on symbols."""
+    barred: dict[nn.Module, str] = {}
+    while model not in barred:
+        opaque: dict[nn.Module, str] = {}
+        piece = Tracer(opaque, barred).trace_piece(model, "")
+        found = _read_stale([piece], [m for outer in opaque for _, m in walk(outer)])
+        if not found:
+            return piece
+        barred |= found
+    raise TypeError(barred[model])
+
+
+def _read_stale(pieces: list[Piece], untraced: Collection[nn.Module]) -> dict[nn.Module, str]:
+    """The modules whose traced code reads attributes that code which is not traced may change, and which."""
+    if not untraced:
+        return {}
+    calls = [call for piece in pieces for call in piece.calls]
+    reads = [(*key, value) for call in calls for each in (call.reads, call.held) for key, value in each.items()]
+    changing = stale(reads, untraced)
+    return {
+        call.module: f"it reads .{key[1]}, which code that is not traced may change"
+        for call in calls
+        for key in changing.intersection((*call.reads, *call.held))
+    }
+
+
+def _capture(
+    model: nn.Module, shared: Collection[nn.Module], barred: dict[nn.Module, str]
+) -> tuple[list[Piece], dict[nn.Module, str]]:
+    """Trace ``model`` around what is ``shared`` with another, and around the code of modules that are ``barred``."""
     opaque = dict.fromkeys(shared, "its copy is itself")
     pieces: list[Piece] = []
     seen: set[nn.Module] = set(shared)
@@ -442,7 +502,9 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
         try:
             if "forward" in vars(module):
                 raise TypeError("its forward is replaced on the instance")
-            pieces.append(_trace_piece(module, path, opaque))
+            if module in barred:
+                raise TypeError(barred[module])
+            pieces.append(_trace_piece(module, path, opaque, barred))
         except Exception as error:
             if type(module).forward is not nn.Module.forward:
                 opaque[module] = f"cannot be traced: {_first_line(error)}"
@@ -457,11 +519,11 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
     return pieces, opaque
 
 
-def _trace_piece(module: nn.Module, path: str, opaque: dict[nn.Module, str]) -> Piece:
+def _trace_piece(module: nn.Module, path: str, opaque: dict[nn.Module, str], barred: dict[nn.Module, str]) -> Piece:
     try:
-        return Tracer(opaque).trace_piece(module, path)
+        return Tracer(opaque, barred).trace_piece(module, path)
     except RandomDraw:  # somewhere inside: look at every call
-        return Tracer(opaque, watch_random=True).trace_piece(module, path)
+        return Tracer(opaque, barred, watch_random=True).trace_piece(module, path)
 
 
 def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
@@ -605,7 +667,7 @@ def _is_plain(value: object) -> bool:
 
 
 class _reads_are_noted:
-    """Note the numbers, strings and the like that traced code reads off modules: the graph is right for these."""
+    """Note the numbers, lists and the like that traced code reads off modules: the graph is right for these."""
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
@@ -616,14 +678,11 @@ class _reads_are_noted:
 
         def noted(module: nn.Module, name: str) -> Any:
             value = read(module, name)
-            if (
-                type(value) in PLAIN_OR_TUPLE
-                and name not in STANDARD
-                and _is_plain(value)
-                and not hasattr(nn.Module, name)
-            ):
+            kind = type(value)
+            if kind in NOTED and name not in STANDARD and not hasattr(nn.Module, name):
                 assert tracer.current is not None
-                tracer.current.reads[module, name] = value
+                call = tracer.current
+                (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
             return value
 
         nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]

@@ -1575,14 +1575,55 @@ guard.of("capture/code.py", OWN, HAZARDS, REGRESSIONS, ANY, RESULT)
 guard(
     "removal: hooks",
     "what a hook mentions is not taken out",
-    "waiting: list[object] = [forward, *hooks]",
-    "waiting: list[object] = [forward]",
+    "return forward, reachable_from([forward, *hooks], module)",
+    "return forward, reachable_from([forward], module)",
 )
 guard(
     "removal: tables of helpers",
     "what a helper in a table mentions is not taken out",
     "waiting.extend(_items(value))",
     "pass",
+)
+
+guard.of("capture/changes.py", ANY)
+guard(
+    "changes: dataclasses",
+    "untraced code may change a dataclass that it is given",
+    "return dataclasses.is_dataclass(value) and not isinstance(value, type)",
+    "return False",
+)
+guard("changes: in tuples", "untraced code may change a list in a tuple", "if isinstance(value, tuple):")
+guard(
+    "changes: code that is not seen",
+    "a forward on the instance, or a hook that is an object, may change a list",
+    "_is_unseen(m) or _change(_functions(m))",
+    "_change(_functions(m))",
+)
+guard("changes: stores", "xs[0] = y changes a list", "if step.name in STORES:")
+guard("changes: methods", "xs.append(y) changes a list", "return not (method and _loads(before, own))", "return False")
+guard("changes: in place", "xs += [y] changes a list", "if operator not in INPLACE_STEPS.values():", "if True:")
+guard(
+    "changes: another name",
+    "xs = given or [] may be what is given",
+    "made = at > 0 and not step.reached and _makes(",
+    "made = at > 0 and _makes(",
+)
+guard(
+    "changes: parameters",
+    "a parameter is not a list that was made on the spot, if it was replaced by one",
+    "return {name for name, made in fresh.items() if made}.difference(parameters)",
+    "return {name for name, made in fresh.items() if made}",
+)
+guard(
+    "changes: assigned attributes",
+    "traced code reads an attribute that untraced code assigns",
+    "rebound = name in stored and id(owner) in owners",
+    "rebound = False",
+)
+guard(
+    "changes: attributes assigned by name",
+    "traced code reads an attribute that untraced code assigns by setattr",
+    'if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:',
 )
 
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
@@ -1613,7 +1654,7 @@ guard("trace: guesses of a part", "a module that catches an error of the tracer'
 guard(
     "trace: state of the whole",
     "a forward that changes the module is not traced",
-    "if _changed(root, state, but=set(self.tensor_attrs.values())):",
+    "if _changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):",
 )
 guard("trace: state of a part", "a module that changes itself is not traced", "if _changed(m, state):")
 guard(
@@ -1640,6 +1681,29 @@ guard(
     "trace: what is handed in",
     "a module that adds to a list that it was given",
     "if (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs):",
+)
+guard(
+    "trace: what untraced code is given",
+    "a list that code which is not traced may change",
+    "if holds_container((*args, *kwargs.values())) and may_change(code):",
+)
+guard(
+    "trace: what wrapped functions are given",
+    "a list that a function which is not traced may change",
+    "self._keep_out(target, target.__name__, args, kwargs)",
+    "pass",
+)
+guard(
+    "capture: attributes that untraced code changes",
+    "a module that reads a list which code that is not traced may change is not traced either",
+    "if not found:\n            return pieces, opaque",
+    "if True:\n            return pieces, opaque",
+)
+guard(
+    "capture: attributes that untraced code changes, of the whole",
+    "a graph of the whole model holds no list that code which is not traced may change",
+    "if not found:\n            return piece\n",
+    "if True:\n            return piece\n",
 )
 guard(
     "trace: keyword-only arguments",

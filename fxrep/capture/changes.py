@@ -1,0 +1,228 @@
+"""Whether code that is not traced may change a list, a dictionary or an attribute that traced code reads.
+
+The trace would hold what was there before. Such code is judged by its bytecode, and in doubt it does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import dis
+import functools
+import inspect
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from .clone import ATOMIC, STANDARD
+from .code import reachable_from, reachable_functions, users_function
+
+CONTAINERS = (dict, list, set, deque)
+# Methods of containers, and functions of Python's own, that change one.
+CHANGING = {
+    "add", "append", "appendleft", "clear", "difference_update", "discard", "extend", "extendleft", "insert",
+    "intersection_update", "move_to_end", "pop", "popitem", "popleft", "remove", "reverse", "rotate", "setdefault",
+    "sort", "symmetric_difference_update", "update", "__setattr__", "__delattr__", "__setitem__", "__delitem__",
+    "__iadd__", "__imul__", "__ior__", "__iand__", "__ixor__", "__isub__", "setattr", "delattr", "setitem", "delitem",
+    "iadd", "iconcat", "imul", "ior", "iand", "ixor", "isub", "heapify", "heappush", "heappop", "heapreplace",
+    "heappushpop", "insort", "insort_left", "insort_right", "shuffle",
+}  # fmt: skip
+STORES = {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL"}
+INPLACE_STEPS = {"ADD": "+=", "MULTIPLY": "*=", "OR": "|=", "AND": "&=", "XOR": "^=", "SUBTRACT": "-="}
+FRESH = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
+MAKERS = {"list", "dict", "set", "OrderedDict", "deque"}
+SKIPPED = {"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "NOT_TAKEN"}
+
+
+class Step(NamedTuple):
+    """An instruction; ``reached`` says that a jump leads to it."""
+
+    name: str
+    value: Any
+    shown: str
+    reached: bool
+
+
+def holds_container(value: object) -> bool:
+    """Whether there is something in a nest of arguments that whoever gets it can change, but for tensors."""
+    if isinstance(value, tuple):
+        return any(map(holds_container, value))
+    if isinstance(value, CONTAINERS):
+        return True
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def may_change(code: nn.Module | FunctionType) -> bool:
+    """Whether a call of ``code`` may change a container that it is given."""
+    if isinstance(code, FunctionType):
+        return _change(reachable_from([code]))
+    modules = [m for m in reached(code) if isinstance(m, nn.Module)]
+    return any(_is_unseen(m) or _change(_functions(m)) for m in modules)
+
+
+def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]) -> set[tuple[nn.Module, str]]:
+    """Which attributes, out of ``reads`` (module, name and value), a call of an ``untraced`` module may change."""
+    found: set[tuple[nn.Module, str]] = set()
+    for module in untraced:
+        functions = _functions(module)
+        if not _change(functions):
+            continue
+        mentioned, stored = set[str]().union(*map(_words, functions)), set[str]().union(*map(_stored, functions))
+        near = [read for read in reads if isinstance(read[2], (*CONTAINERS, tuple)) or read[1] in stored]
+        if near:
+            things = reached(module)
+            owners = set(map(id, things))
+            held = [vars(thing).get(name) for thing in things if hasattr(thing, "__dict__") for name in mentioned]
+            changed = set(map(id, _containers(held)))
+            for owner, name, value in near:
+                rebound = name in stored and id(owner) in owners
+                if rebound or not changed.isdisjoint(map(id, _containers([value]))):
+                    found.add((owner, name))
+    return found
+
+
+def _functions(module: nn.Module) -> list[FunctionType]:
+    """The functions that a call of a module may go through, but for those of the modules in it."""
+    return [*reachable_functions(module)[1], *reachable_from([vars(module).get("forward")], module)]
+
+
+def _words(function: FunctionType) -> set[str]:
+    """The names of attributes and the texts in a function's code."""
+    return {step.value for step in _all_steps(function.__code__) if isinstance(step.value, str)}
+
+
+def _stored(function: FunctionType) -> set[str]:
+    """The names of the attributes that a function may assign; any that it mentions, where it has ``setattr``."""
+    words = _words(function)
+    if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:
+        return words
+    steps = _all_steps(function.__code__)
+    return {step.value for step in steps if step.name in ("STORE_ATTR", "DELETE_ATTR")}
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    """The containers among ``values`` and those inside of them."""
+    found: dict[int, Any] = {}
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (*CONTAINERS, tuple)) and id(value) not in found:
+            found[id(value)] = value
+            waiting += _inside(value)
+    return [value for value in found.values() if not isinstance(value, tuple)]
+
+
+def _change(functions: Iterable[FunctionType]) -> bool:
+    return any(changes(function.__code__) for function in functions)
+
+
+def _is_unseen(module: nn.Module) -> bool:
+    """Whether a call of a module runs code that is not to be seen, and not torch's own either."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if "forward" in vars(module) or not all(users_function(h) or _is_torch(type(h)) for h in hooks):
+        return True
+    return users_function(type(module).forward) is None and not _is_torch(type(module))
+
+
+def _is_torch(kind: type) -> bool:
+    return kind.__module__.startswith(("torch.nn.", "torch.ao."))
+
+
+def reached(root: nn.Module) -> list[Any]:
+    """The modules, containers and other objects that the code of ``root`` can get at by attributes and items."""
+    found: dict[int, Any] = {id(root): root}
+    waiting: list[Any] = [root]
+    while waiting:
+        for value in _inside(waiting.pop()):
+            if type(value) not in ATOMIC and id(value) not in found:
+                found[id(value)] = value
+                waiting.append(value)
+    return list(found.values())
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, nn.Module):
+        yield from value._modules.values()
+        yield from (item for name, item in vars(value).items() if name not in STANDARD)
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        yield from value
+    elif hasattr(value, "__dict__") and not isinstance(value, Tensor | type | ModuleType):
+        yield from vars(value).values()
+
+
+@functools.lru_cache(maxsize=4096)
+def changes(code: CodeType) -> bool:
+    """Whether a function may change an object that it has not made itself."""
+    steps = _steps(code)
+    own = _own(code, steps)
+    return any(_changes(steps, at, own) for at in range(len(steps))) or any(
+        changes(inner) for inner in code.co_consts if isinstance(inner, CodeType)
+    )
+
+
+def _changes(steps: list[Step], at: int, own: set[str]) -> bool:
+    step, before = steps[at], steps[at - 1] if at else steps[at]
+    if step.name in STORES:
+        simple = before.name in ("LOAD_CONST", "LOAD_FAST") and not (before.reached or step.reached)
+        return not (step.name == "STORE_SUBSCR" and simple and at > 1 and _loads(steps[at - 2], own))
+    if isinstance(step.value, str) and step.value in CHANGING:
+        method = step.name in ("LOAD_METHOD", "LOAD_ATTR") and not step.reached
+        return not (method and _loads(before, own))
+    operator = INPLACE_STEPS.get(step.name.removeprefix("INPLACE_")) if step.name.startswith("INPLACE_") else step.shown
+    if operator not in INPLACE_STEPS.values():
+        return False
+    counts = operator in ("+=", "-=") and before.name == "LOAD_CONST" and type(before.value) in (int, float)
+    return not counts or step.reached  # ``n += 1`` is no list
+
+
+def _loads(step: Step, names: set[str]) -> bool:
+    return step.name == "LOAD_FAST" and step.value in names
+
+
+def _own(code: CodeType, steps: list[Step]) -> set[str]:
+    """The local variables that only ever hold a list or the like that was made on the spot."""
+    fresh: dict[str, bool] = {}
+    for at, step in enumerate(steps):
+        if step.name == "STORE_FAST":
+            made = at > 0 and not step.reached and _makes(steps[max(0, at - 2) : at])
+            fresh[step.value] = fresh.get(step.value, True) and made
+    rest = sum(bool(code.co_flags & flag) for flag in (inspect.CO_VARARGS, inspect.CO_VARKEYWORDS))
+    parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + rest]
+    return {name for name, made in fresh.items() if made}.difference(parameters)
+
+
+def _makes(steps: list[Step]) -> bool:
+    """Whether what two steps leave behind is a new container: ``[a, b]``, ``dict()``, or a comprehension."""
+    first, last = steps[0], steps[-1]
+    if last.name in FRESH:
+        return True
+    if not last.name.startswith("CALL") or last.reached:
+        return False
+    return first.name == "GET_ITER" or (first.name == "LOAD_GLOBAL" and first.value in MAKERS)
+
+
+def _all_steps(code: CodeType) -> list[Step]:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return [*_steps(code), *(step for c in inner for step in _all_steps(c))]
+
+
+@functools.lru_cache(maxsize=4096)
+def _steps(code: CodeType) -> list[Step]:
+    """The instructions of a function; those that newer versions of Python join are taken apart."""
+    steps: list[Step] = []
+    for each in dis.get_instructions(code):
+        if each.opname in SKIPPED:
+            continue
+        names = re.findall("(?:LOAD|STORE)_FAST", each.opname)
+        if len(names) == 2 and isinstance(each.argval, tuple):
+            steps.append(Step(names[0], each.argval[0], "", each.is_jump_target))
+            steps.append(Step(names[1], each.argval[1], "", False))
+        else:
+            name = each.opname.replace("_BORROW", "")
+            steps.append(Step(name, each.argval, each.argrepr, each.is_jump_target))
+    return steps
