@@ -15,8 +15,9 @@ from .analysis.forms import Form
 from .analysis.program import Program
 from .analysis.sizes import Sizes, shape_of, sizes_of
 from .capture.exported import ExportedPiece, fake_value
+from .capture.kinds import builtin_type, is_number
 from .capture.observe import Observation
-from .capture.tracer import builtin_type, is_number, join
+from .capture.tracer import join
 from .capture.walk import first_paths, tensors
 from .convmap import ConvMap
 from .cover.regions import Analysis

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from .analysis.fills import undo
 from .capture.exported import Exported
+from .capture.kinds import is_number
 from .capture.scopes import Edits
-from .capture.tracer import is_number
 from .operators.aten import TUPLES
 from .plan import Merge, Plan
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .analysis.effects import name_of
 from .analysis.forms import Term
 from .capture.clone import with_tensors
-from .capture.tracer import builtin_type
+from .capture.kinds import builtin_type
 from .convmap import Cast, ConvMap, Taps, correlate
 from .cover.regions import Region
 from .operators.aten import VIEWS, viewed

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..capture.tracer import INPLACE, builtin_type, is_number, iterate, reads_metadata
+from ..capture.kinds import builtin_type, is_number, reads_metadata
+from ..capture.tracer import INPLACE, iterate
 
 INPLACE_OPERATORS = {name.strip("_") for name in INPLACE}  # the functions of Python's ``operator``
 ASSERTS = {

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from ..capture.tracer import builtin_type, iterate
+from ..capture.kinds import builtin_type
+from ..capture.tracer import iterate
 from . import effects
 from .program import Program
 

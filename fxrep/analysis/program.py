@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..capture.clone import with_tensors
+from ..capture.kinds import builtin_type, is_builtin
 from ..capture.observe import Observation
-from ..capture.tracer import Piece, builtin_type, find_tensor, is_builtin, iterate
+from ..capture.tracer import Piece, find_tensor, iterate
 from ..capture.walk import named_tensors, tensors, walk_paths
 from . import effects
 from .fills import fill_of, find_fills, in_place

@@ -22,8 +22,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, OutputKind, TensorArgument
 
 from .clone import copied_state
+from .kinds import is_builtin, why_opaque
 from .observe import Observation
-from .tracer import Call, Piece, find_tensor, is_builtin, why_opaque
+from .tracer import Call, Piece, find_tensor
 from .walk import tensors
 
 GUARDS = "torch.export._unlift"  # the file of the module that checks a program's inputs

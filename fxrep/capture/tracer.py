@@ -15,12 +15,8 @@ Differences from ``torch.fx.Tracer``:
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import operator
-import random
-import weakref
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -32,18 +28,20 @@ from torch.fx.node import Argument
 from torch.fx.proxy import Attribute
 
 from .changes import holds_container, may_change, stale
-from .clone import STANDARD
+from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .walk import first_paths, named_tensors, walk
+from .watch import (
+    RandomDraw,
+    changed,
+    factories_are_recorded,
+    no_random,
+    reads_are_noted,
+    restore,
+    state_of,
+    tensors_are_tensors,
+)
 
-CONTAINERS = (dict, list, set)
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
-METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
-PLAIN = {bool, int, float, str, type(None)}
-PLAIN_OR_TUPLE = {*PLAIN, tuple}
-NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
-# They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
-FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
-METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
 
 
 @dataclass(eq=False)
@@ -113,10 +111,6 @@ class Escapes(TypeError):
         self.module = module
 
 
-class RandomDraw(TypeError):
-    """A forward draws random numbers, which would be baked in as constants."""
-
-
 class InplaceMixin:
     """Records in-place operators as what they are."""
 
@@ -150,26 +144,6 @@ def _record(name: str) -> Callable[..., Any]:
 
 for _name in INPLACE:
     setattr(InplaceMixin, _name, _record(_name))
-
-
-def reads_metadata(node: fx.Node) -> bool:
-    """Whether a node looks at a tensor's shape, type or place only."""
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in METADATA_ATTRIBUTES
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target.overloadpacket.__name__).startswith("sym_")  # sym_size, sym_numel, ...
-    return node.op == "call_method" and node.target in METADATA_METHODS
-
-
-def is_number(node: fx.Node) -> bool:
-    """Whether a node computes a size or the like from tensors' shapes and types: ``h += 1`` makes a new number."""
-    if reads_metadata(node):
-        return True
-    if node.op != "call_function" or isinstance(node.target, torch._ops.OpOverload):
-        return False
-    inputs = node.all_input_nodes
-    computed = all(n.op in ("call_function", "call_method") for n in inputs)  # most nodes read something else, too
-    return computed and bool(inputs) and all(map(is_number, inputs))
 
 
 class InplaceAttribute(InplaceMixin, Attribute):
@@ -228,7 +202,7 @@ class Tracer(fx.Tracer):
         self.opaque = opaque
         self.barred = barred or {}
         self.watch_random = watch_random
-        _BUILTIN.clear()  # somebody may have given a class another forward since
+        forget_types()
         self.calls: list[Call] = []
         self.call_of: dict[fx.Node, Call] = {}
         self.current: Call | None = None
@@ -240,15 +214,15 @@ class Tracer(fx.Tracer):
             self.tensor_names.setdefault(id(tensor), name)
         self.current = Call(root, "", None)
         self.calls.append(self.current)
-        state = _state(root)
-        with torch.no_grad(), _no_random(type(root).__name__), contextlib.ExitStack() as patched:
-            for patch in (_tensors_are_tensors(root), _reads_are_noted(self), _factories_are_recorded(self)):
+        state = state_of(root)
+        with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
+            for patch in (tensors_are_tensors(root), reads_are_noted(self), factories_are_recorded(self)):
                 patched.enter_context(patch)
             graph = self.trace(root)
         if self.calls[0].guessed:
             raise TypeError("its forward goes on after an error that only tracing raises")
-        if _changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):
-            _restore(root, state)
+        if changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):
+            restore(root, state)
             raise TypeError("its forward changes attributes of the module")
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
         self.calls[0].last = output
@@ -312,12 +286,12 @@ class Tracer(fx.Tracer):
         self.calls.append(call)
         self.current = call
         call.after = mark
-        state = _state(m)
+        state = state_of(m)
         try:
-            with _no_random(path) if self.watch_random else contextlib.nullcontext():
+            with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = forward(*args, **kwargs)
             call.output, call.last = self._nodes(result), self._last_node()
-            if _changed(m, state):
+            if changed(m, state):
                 raise TypeError("its forward changes attributes of the module")
             if call.guessed:
                 raise TypeError("its forward goes on after an error that only tracing raises")
@@ -325,7 +299,7 @@ class Tracer(fx.Tracer):
                 raise Escapes(m)
         except Exception as error:
             self._roll_back(mark, calls)
-            _restore(m, state)
+            restore(m, state)
             self.current = outer
             if isinstance(error, Escapes) and error.module is m:
                 raise  # whoever calls it sees the change, and cannot be traced either
@@ -541,99 +515,8 @@ def find_tensor(root: nn.Module, path: str) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """What a module holds, with copies of its lists and dictionaries, to see whether its forward changes it."""
-    return {
-        key: (value, None if type(value) not in CONTAINERS else value.copy() if value else ())
-        for key, value in vars(module).items()
-    }
-
-
-def _changed(module: nn.Module, state: dict[str, tuple[Any, Any]], but: Collection[str] = ()) -> bool:
-    now = vars(module)
-    if len(now) != len(state) + sum(key in now for key in but):
-        return True
-    for key, value in now.items():
-        if key not in but and (key not in state or value is not state[key][0] or not _same(value, state[key][1])):
-            return True
-    return False
-
-
-def _same(value: Any, held: Any) -> bool:
-    """Whether a container holds what its copy ``held`` does, by identity and in order."""
-    if held is None or not (value or held):  # no container, or empty as before
-        return True
-    if len(value) != len(held) or (type(value) is dict and [*value] != [*held]):
-        return False
-    return all(map(operator.is_, *((v.values() if type(v) is dict else v) for v in (value, held))))
-
-
-def _restore(module: nn.Module, state: dict[str, tuple[Any, Any]]) -> None:
-    vars(module).clear()
-    for key, (value, held) in state.items():
-        vars(module)[key] = value
-        if held is not None and isinstance(value, list):
-            value[:] = held
-        elif held is not None:
-            value.clear()
-            value.update(held)
-
-
 def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
-
-
-def is_builtin(module: nn.Module) -> bool:
-    """Whether a module is one of torch.nn's own, or inherits from one without changing what a call does."""
-    if isinstance(module, nn.Sequential):
-        return False
-    base = builtin_type(module)
-    return type(module).__module__.startswith(("torch.nn.", "torch.ao.")) or base is not None
-
-
-def builtin_type(module: nn.Module) -> type[nn.Module] | None:
-    """The torch.nn class that decides what a call of ``module`` does; None if somebody else's code does."""
-    kind = type(module)
-    if kind not in _BUILTIN:
-        _BUILTIN[kind] = _builtin_base(kind)
-    return _BUILTIN[kind]
-
-
-_BUILTIN: weakref.WeakKeyDictionary[type[nn.Module], type[nn.Module] | None] = weakref.WeakKeyDictionary()
-
-
-def _builtin_base(kind: type[nn.Module]) -> type[nn.Module] | None:
-    for base in kind.__mro__:
-        if base.__module__.startswith("torch.nn.modules."):
-            methods = ("forward", "_conv_forward", "__call__", "_check_input_dim")
-            same = all(getattr(kind, m, None) is getattr(base, m, None) for m in methods)
-            plain = base is not nn.Module and not issubclass(base, nn.Sequential)
-            return base if same and plain else None
-    return None
-
-
-def why_opaque(module: nn.Module) -> str | None:
-    """Why a call of ``module`` may do something else than its forward says; None if it does not."""
-    for attribute, name in (
-        ("_forward_pre_hooks", "forward pre-hook"),
-        ("_forward_hooks", "forward hook"),
-        ("_backward_hooks", "backward hook"),
-        ("_backward_pre_hooks", "backward pre-hook"),
-    ):
-        hooks = getattr(module, attribute, None)
-        if hooks:
-            return f"{name} {_hook_name(next(iter(hooks.values())))}"
-    if "forward" in vars(module):
-        return "its forward is replaced on the instance"
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is TorchScript"
-    if isinstance(module, nn.Sequential) and type(module).__module__.startswith("torch.nn.utils"):
-        return "it is parametrized"
-    return None
-
-
-def _hook_name(hook: Any) -> str:
-    return str(getattr(hook, "__qualname__", type(hook).__name__))
 
 
 def _first_line(error: BaseException) -> str:
@@ -644,110 +527,6 @@ def _first_line(error: BaseException) -> str:
 def _is_wrapped_python(target: Any) -> bool:
     module = getattr(target, "__module__", None) or ""
     return inspect.isfunction(target) and not module.startswith(("torch.", "torch", "operator", "math", "_operator"))
-
-
-class _tensors_are_tensors:
-    """Let ``isinstance(x, torch.Tensor)`` hold for symbols, in the files that the modules' classes are written in."""
-
-    def __init__(self, root: nn.Module) -> None:
-        files = {id(f.__globals__): f.__globals__ for _, m in walk(root) if (f := _written(m)) is not None}
-        self.files = [names for names in files.values() if "isinstance" not in names]
-
-    def __enter__(self) -> None:
-        for names in self.files:
-            names["isinstance"] = _isinstance
-
-    def __exit__(self, *_: object) -> None:
-        for names in self.files:
-            del names["isinstance"]
-
-
-def _is_plain(value: object) -> bool:
-    return type(value) in PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
-
-
-class _reads_are_noted:
-    """Note the numbers, lists and the like that traced code reads off modules: the graph is right for these."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        self.tracer = tracer
-
-    def __enter__(self) -> None:
-        tracer, read = self.tracer, nn.Module.__getattribute__
-        self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
-
-        def noted(module: nn.Module, name: str) -> Any:
-            value = read(module, name)
-            kind = type(value)
-            if kind in NOTED and name not in STANDARD and not hasattr(nn.Module, name):
-                assert tracer.current is not None
-                call = tracer.current
-                (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
-            return value
-
-        nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]
-
-    def __exit__(self, *_: object) -> None:
-        if self.own is None:
-            del nn.Module.__getattribute__
-        else:
-            nn.Module.__getattribute__ = self.own  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
-def _factories_are_recorded(tracer: Tracer) -> Iterator[None]:
-    """Record ``torch.zeros(n, device=x.device)`` and its kin where an argument is a symbol."""
-
-    def recording(make: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(make)
-        def record(*args: Any, **kwargs: Any) -> Any:
-            symbols: list[fx.Proxy] = []
-            fx.node.map_aggregate((args, kwargs), lambda a: symbols.append(a) if isinstance(a, fx.Proxy) else None)
-            return tracer.create_proxy("call_function", make, args, kwargs) if symbols else make(*args, **kwargs)
-
-        return record
-
-    own = {name: getattr(torch, name) for name in FACTORIES}
-    vars(torch).update({name: recording(make) for name, make in own.items()})
-    try:
-        yield
-    finally:
-        vars(torch).update(own)
-
-
-def _written(module: nn.Module) -> Any:
-    """The forward of a module, if it is a Python function that is not torch's own."""
-    function = inspect.unwrap(type(module).forward)
-    return (
-        function
-        if inspect.isfunction(function) and not (function.__module__ or "torch.").startswith("torch.")
-        else None
-    )
-
-
-def _isinstance(value: Any, kind: Any) -> bool:
-    if isinstance(value, fx.Proxy) and not is_number(value.node):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        return any(k is Tensor or isinstance(value, k) for k in kinds)
-    return isinstance(value, kind)
-
-
-class _no_random:
-    """Refuse code that draws random numbers while it is traced."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def __enter__(self) -> None:
-        self.state, self.python = torch.get_rng_state(), random.getstate()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if torch.equal(self.state, torch.get_rng_state()) and self.python == random.getstate():
-            return
-        torch.set_rng_state(self.state)
-        random.setstate(self.python)
-        if kind is None:
-            raise RandomDraw(f"{self.where or 'forward'} draws random numbers")
 
 
 def iterate(value: Any) -> Iterator[fx.Node]:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from ..analysis.cost import Policy
 from ..analysis.forms import Form, add
 from ..analysis.program import Program
-from ..capture.tracer import builtin_type
+from ..capture.kinds import builtin_type
 from ..convmap import Illegal
 
 

@@ -1626,6 +1626,36 @@ guard(
     'if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:',
 )
 
+guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "opaque: forwards on the instance",
+    "a forward that was replaced on the instance",
+    'return "its forward is replaced on the instance"',
+    "return None",
+)
+guard("opaque: hooks", "a hook changes what a call does", "if hooks:")
+guard(
+    "opaque: parametrized",
+    "a parametrization is not a Sequential of torch's",
+    'return "it is parametrized"',
+    "return None",
+    needless="torch has no such Sequential: a ParametrizationList is a ModuleList",
+)
+guard("opaque: TorchScript", "TorchScript is not traced", 'return "it is TorchScript"', "return None")
+guard(
+    "subclasses",
+    "a subclass with a forward of its own does not do what its base does",
+    "return base if same and plain else None",
+    "return base if plain else None",
+)
+guard(
+    "subclasses: _conv_forward",
+    "a subclass with a _conv_forward of its own does not do what its base does",
+    '"forward", "_conv_forward", "__call__"',
+    '"forward", "__call__"',
+)
+guard("subclasses: changed later", "a class may get another forward between two merges", "_BUILTIN.clear()", "pass")
+
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(
     "trace: in-place operators",
@@ -1654,20 +1684,20 @@ guard("trace: guesses of a part", "a module that catches an error of the tracer'
 guard(
     "trace: state of the whole",
     "a forward that changes the module is not traced",
-    "if _changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):",
+    "if changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):",
 )
-guard("trace: state of a part", "a module that changes itself is not traced", "if _changed(m, state):")
+guard("trace: state of a part", "a module that changes itself is not traced", "if changed(m, state):")
 guard(
     "trace: random numbers",
     "a random number is drawn anew in each call",
-    "_no_random(type(root).__name__), ",
+    "no_random(type(root).__name__), ",
     "",
     tests=(f"{ANY}::test_code_around_a_join",),
 )
 guard(
     "trace: random numbers of a part",
     "only the module that draws random numbers is not traced",
-    "with _no_random(path) if self.watch_random else contextlib.nullcontext():",
+    "with no_random(path) if self.watch_random else contextlib.nullcontext():",
     "with contextlib.nullcontext():",
     tests=(f"{ANY}::test_code_around_a_join", OWN),
 )
@@ -1724,34 +1754,6 @@ guard(
     'raise TypeError("its forward is replaced on the instance")',
     "pass",
 )
-guard(
-    "opaque: forwards on the instance",
-    "a forward that was replaced on the instance",
-    'return "its forward is replaced on the instance"',
-    "return None",
-)
-guard("opaque: hooks", "a hook changes what a call does", "if hooks:")
-guard(
-    "opaque: parametrized",
-    "a parametrization is not a Sequential of torch's",
-    'return "it is parametrized"',
-    "return None",
-    needless="torch has no such Sequential: a ParametrizationList is a ModuleList",
-)
-guard("opaque: TorchScript", "TorchScript is not traced", 'return "it is TorchScript"', "return None")
-guard(
-    "subclasses",
-    "a subclass with a forward of its own does not do what its base does",
-    "return base if same and plain else None",
-    "return base if plain else None",
-)
-guard(
-    "subclasses: _conv_forward",
-    "a subclass with a _conv_forward of its own does not do what its base does",
-    '"forward", "_conv_forward", "__call__"',
-    '"forward", "__call__"',
-)
-guard("subclasses: changed later", "a class may get another forward between two merges", "_BUILTIN.clear()", "pass")
 
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(

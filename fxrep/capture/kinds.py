@@ -1,0 +1,90 @@
+"""What a node or a module is: a number, one of torch.nn's own modules, one whose call does more than its forward."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
+METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
+
+
+def reads_metadata(node: fx.Node) -> bool:
+    """Whether a node looks at a tensor's shape, type or place only."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in METADATA_ATTRIBUTES
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target.overloadpacket.__name__).startswith("sym_")  # sym_size, sym_numel, ...
+    return node.op == "call_method" and node.target in METADATA_METHODS
+
+
+def is_number(node: fx.Node) -> bool:
+    """Whether a node computes a size or the like from tensors' shapes and types: ``h += 1`` makes a new number."""
+    if reads_metadata(node):
+        return True
+    if node.op != "call_function" or isinstance(node.target, torch._ops.OpOverload):
+        return False
+    inputs = node.all_input_nodes
+    computed = all(n.op in ("call_function", "call_method") for n in inputs)  # most nodes read something else, too
+    return computed and bool(inputs) and all(map(is_number, inputs))
+
+
+def is_builtin(module: nn.Module) -> bool:
+    """Whether a module is one of torch.nn's own, or inherits from one without changing what a call does."""
+    if isinstance(module, nn.Sequential):
+        return False
+    base = builtin_type(module)
+    return type(module).__module__.startswith(("torch.nn.", "torch.ao.")) or base is not None
+
+
+def builtin_type(module: nn.Module) -> type[nn.Module] | None:
+    """The torch.nn class that decides what a call of ``module`` does; None if somebody else's code does."""
+    kind = type(module)
+    if kind not in _BUILTIN:
+        _BUILTIN[kind] = _builtin_base(kind)
+    return _BUILTIN[kind]
+
+
+_BUILTIN: weakref.WeakKeyDictionary[type[nn.Module], type[nn.Module] | None] = weakref.WeakKeyDictionary()
+
+
+def _builtin_base(kind: type[nn.Module]) -> type[nn.Module] | None:
+    for base in kind.__mro__:
+        if base.__module__.startswith("torch.nn.modules."):
+            methods = ("forward", "_conv_forward", "__call__", "_check_input_dim")
+            same = all(getattr(kind, m, None) is getattr(base, m, None) for m in methods)
+            plain = base is not nn.Module and not issubclass(base, nn.Sequential)
+            return base if same and plain else None
+    return None
+
+
+def why_opaque(module: nn.Module) -> str | None:
+    """Why a call of ``module`` may do something else than its forward says; None if it does not."""
+    for attribute, name in (
+        ("_forward_pre_hooks", "forward pre-hook"),
+        ("_forward_hooks", "forward hook"),
+        ("_backward_hooks", "backward hook"),
+        ("_backward_pre_hooks", "backward pre-hook"),
+    ):
+        hooks = getattr(module, attribute, None)
+        if hooks:
+            return f"{name} {_hook_name(next(iter(hooks.values())))}"
+    if "forward" in vars(module):
+        return "its forward is replaced on the instance"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is TorchScript"
+    if isinstance(module, nn.Sequential) and type(module).__module__.startswith("torch.nn.utils"):
+        return "it is parametrized"
+    return None
+
+
+def _hook_name(hook: Any) -> str:
+    return str(getattr(hook, "__qualname__", type(hook).__name__))
+
+
+def forget_types() -> None:
+    """Look at every class anew: somebody may have given one another forward since."""
+    _BUILTIN.clear()

@@ -1,0 +1,175 @@
+"""What is watched and patched while a module is traced: its attributes, what is read off modules, random numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import operator
+import random
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .clone import STANDARD
+from .kinds import is_number
+from .walk import walk
+
+if TYPE_CHECKING:
+    from .tracer import Tracer
+
+CONTAINERS = (dict, list, set)
+PLAIN = {bool, int, float, str, type(None)}
+PLAIN_OR_TUPLE = {*PLAIN, tuple}
+NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
+# They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
+FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
+
+
+class RandomDraw(TypeError):
+    """A forward draws random numbers, which would be baked in as constants."""
+
+
+def state_of(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """What a module holds, with copies of its lists and dictionaries, to see whether its forward changes it."""
+    return {
+        key: (value, None if type(value) not in CONTAINERS else value.copy() if value else ())
+        for key, value in vars(module).items()
+    }
+
+
+def changed(module: nn.Module, state: dict[str, tuple[Any, Any]], but: Collection[str] = ()) -> bool:
+    now = vars(module)
+    if len(now) != len(state) + sum(key in now for key in but):
+        return True
+    for key, value in now.items():
+        if key not in but and (key not in state or value is not state[key][0] or not _same(value, state[key][1])):
+            return True
+    return False
+
+
+def _same(value: Any, held: Any) -> bool:
+    """Whether a container holds what its copy ``held`` does, by identity and in order."""
+    if held is None or not (value or held):  # no container, or empty as before
+        return True
+    if len(value) != len(held) or (type(value) is dict and [*value] != [*held]):
+        return False
+    return all(map(operator.is_, *((v.values() if type(v) is dict else v) for v in (value, held))))
+
+
+def restore(module: nn.Module, state: dict[str, tuple[Any, Any]]) -> None:
+    vars(module).clear()
+    for key, (value, held) in state.items():
+        vars(module)[key] = value
+        if held is not None and isinstance(value, list):
+            value[:] = held
+        elif held is not None:
+            value.clear()
+            value.update(held)
+
+
+class tensors_are_tensors:
+    """Let ``isinstance(x, torch.Tensor)`` hold for symbols, in the files that the modules' classes are written in."""
+
+    def __init__(self, root: nn.Module) -> None:
+        files = {id(f.__globals__): f.__globals__ for _, m in walk(root) if (f := _written(m)) is not None}
+        self.files = [names for names in files.values() if "isinstance" not in names]
+
+    def __enter__(self) -> None:
+        for names in self.files:
+            names["isinstance"] = _isinstance
+
+    def __exit__(self, *_: object) -> None:
+        for names in self.files:
+            del names["isinstance"]
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) in PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
+
+
+class reads_are_noted:
+    """Note the numbers, lists and the like that traced code reads off modules: the graph is right for these."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self.tracer = tracer
+
+    def __enter__(self) -> None:
+        tracer, read = self.tracer, nn.Module.__getattribute__
+        self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
+
+        def noted(module: nn.Module, name: str) -> Any:
+            value = read(module, name)
+            kind = type(value)
+            if kind in NOTED and name not in STANDARD and not hasattr(nn.Module, name):
+                assert tracer.current is not None
+                call = tracer.current
+                (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
+            return value
+
+        nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]
+
+    def __exit__(self, *_: object) -> None:
+        if self.own is None:
+            del nn.Module.__getattribute__
+        else:
+            nn.Module.__getattribute__ = self.own  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def factories_are_recorded(tracer: Tracer) -> Iterator[None]:
+    """Record ``torch.zeros(n, device=x.device)`` and its kin where an argument is a symbol."""
+
+    def recording(make: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(make)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            symbols: list[fx.Proxy] = []
+            fx.node.map_aggregate((args, kwargs), lambda a: symbols.append(a) if isinstance(a, fx.Proxy) else None)
+            return tracer.create_proxy("call_function", make, args, kwargs) if symbols else make(*args, **kwargs)
+
+        return record
+
+    own = {name: getattr(torch, name) for name in FACTORIES}
+    vars(torch).update({name: recording(make) for name, make in own.items()})
+    try:
+        yield
+    finally:
+        vars(torch).update(own)
+
+
+def _written(module: nn.Module) -> Any:
+    """The forward of a module, if it is a Python function that is not torch's own."""
+    function = inspect.unwrap(type(module).forward)
+    return (
+        function
+        if inspect.isfunction(function) and not (function.__module__ or "torch.").startswith("torch.")
+        else None
+    )
+
+
+def _isinstance(value: Any, kind: Any) -> bool:
+    if isinstance(value, fx.Proxy) and not is_number(value.node):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        return any(k is Tensor or isinstance(value, k) for k in kinds)
+    return isinstance(value, kind)
+
+
+class no_random:
+    """Refuse code that draws random numbers while it is traced."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        self.state, self.python = torch.get_rng_state(), random.getstate()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if torch.equal(self.state, torch.get_rng_state()) and self.python == random.getstate():
+            return
+        torch.set_rng_state(self.state)
+        random.setstate(self.python)
+        if kind is None:
+            raise RandomDraw(f"{self.where or 'forward'} draws random numbers")
