@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 CONTAINERS = (dict, list, set)
 PLAIN = {bool, int, float, str, type(None)}
 PLAIN_OR_TUPLE = {*PLAIN, tuple}
+INHERITED = STANDARD.union(dir(nn.Module))  # the attributes that every module has
 NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
@@ -104,7 +105,7 @@ class reads_are_noted:
         def noted(module: nn.Module, name: str) -> Any:
             value = read(module, name)
             kind = type(value)
-            if kind in NOTED and name not in STANDARD and not hasattr(nn.Module, name):
+            if kind in NOTED and name not in INHERITED:
                 assert tracer.current is not None
                 call = tracer.current
                 (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
