@@ -429,6 +429,22 @@ def test_computed_weights_of_a_convolution_that_cannot_be_replaced() -> None:
     assert torch.equal(after(image()).value, model(image()).value)
 
 
+def test_code_that_unpacks_a_sequential_which_would_get_one_more() -> None:
+    """The convolution's bias is read as well, so the merged one would be a third child."""
+
+    class Unpacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            conv, _ = self.both
+            out: Tensor = torch.relu(self.both(x)) + conv.bias.view(1, -1, 1, 1)
+            return out
+
+    assert_merged(randomize(Unpacked()), image(), convs=1, norms=1, adds=1)
+
+
 def test_a_forward_that_writes_to_the_weights_of_a_module() -> None:
     """Each call convolves with other weights than the one before."""
 

@@ -49,8 +49,9 @@ class Call:
     """One call of a module that was traced through: who called it, with what, and what came out.
 
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
-    that it read off modules, and ``held``, the lists, tensors and the like; ``guessed`` says that it asked a symbol for
-    its value, which raises an error, and may have caught the error.
+    that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
+    counted or went through; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
+    caught the error.
     """
 
     module: nn.Module
@@ -62,6 +63,7 @@ class Call:
     absent: set[str] = field(default_factory=set)
     reads: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     held: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
+    walked: set[nn.Module] = field(default_factory=set)
     guessed: bool = False
     after: fx.Node | None = None
     last: fx.Node | None = None
@@ -216,7 +218,7 @@ class Tracer(fx.Tracer):
         self.calls.append(self.current)
         state = state_of(root)
         with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-            for patch in (tensors_are_tensors(root), reads_are_noted(self), factories_are_recorded(self)):
+            for patch in (tensors_are_tensors(root), factories_are_recorded(self)):
                 patched.enter_context(patch)
             graph = self.trace(root)
         if self.calls[0].guessed:
@@ -252,7 +254,8 @@ class Tracer(fx.Tracer):
             raise TypeError("forward() has no named tensor arguments")
 
         def run(*args: Any) -> Any:
-            result = root_fn(*args)
+            with reads_are_noted(self):
+                result = root_fn(*args)
             assert self.current is not None
             self.current.output = self._nodes(result)
             return result

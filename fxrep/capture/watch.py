@@ -105,10 +105,13 @@ class reads_are_noted:
         def noted(module: nn.Module, name: str) -> Any:
             value = read(module, name)
             kind = type(value)
-            if kind in NOTED and name not in INHERITED:
-                assert tracer.current is not None
+            if kind in NOTED:
                 call = tracer.current
-                (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
+                assert call is not None
+                if name not in INHERITED:
+                    (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
+                elif name == "_modules" and call.module is not module:
+                    call.walked.add(module)
             return value
 
         nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]

@@ -55,6 +55,7 @@ class Usage:
         self.times: Counter[nn.Module] = Counter()
         self.ordinal: dict[fx.Node, int] = {}
         self.read: set[int] = set()
+        self.walked: set[nn.Module] = set()
         self.own: dict[Call, list[fx.Node]] = defaultdict(list)
         paths: dict[nn.Module, list[str]] = defaultdict(list)
         for path, module in walk_paths(model) if opaque else ():
@@ -64,6 +65,7 @@ class Usage:
         for program in programs:
             piece = program.piece
             self.times.update(call.module for call in piece.calls)
+            self.walked.update(*(call.walked for call in piece.calls))
             for node in program.nodes:
                 own = self.own[piece.call_of[node]]
                 self.ordinal[node] = len(own)
@@ -255,9 +257,11 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
     """Why the edits do not fit all that uses the modules that they change."""
     if not _fits(placement, twins, usage):
         return "it is shared: a module in it is also called in another way"
+    piece = placement.piece
+    if not placement.in_place and piece.call_of[placement.site].module in usage.walked:
+        return "other code goes through the modules where the merged one would be"
     if not usage.unseen:
         return None
-    piece = placement.piece
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
         return "code that cannot be traced asks for the class of a module whose forward would change"
     site, owner = placement.site, piece.call_of[placement.site]
