@@ -438,8 +438,7 @@ class ConvMap:
     @property
     def is_pointwise(self) -> bool:
         """Whether each position is computed from the same position alone."""
-        here = all(t == Taps(0, 1, 1) for t in self.taps) and not self.up
-        return here and set(self.stride) <= {1} and not any(self.extent)
+        return all(map(self._is_pointwise_along, range(len(self.taps))))
 
     def _is_pointwise_along(self, axis: int) -> bool:
         here = self.taps[axis] == Taps(0, 1, 1) and not self.up

@@ -18,6 +18,8 @@ ANY = "tests/test_any_model.py"
 BAD = "tests/test_bad_input.py"
 COMPOSED = "tests/test_composition.py"
 CONCAT = "tests/test_concat.py"
+CONSTANTS = "tests/test_constants.py"
+FILLS = "tests/test_fills.py"
 EXPORT = "tests/test_export.py"
 HAZARDS = "tests/test_hazards.py"
 MAPS = "tests/test_convmap.py"
@@ -188,31 +190,36 @@ guard("composition: ranks", "a map is composed with one of the same rank", "if l
 guard(
     "composition: border",
     "a padded kernel does not read what the first would have computed beyond its border",
-    'if outer.mode and not self.is_pointwise and not (outer.mode == "zeros" and self.vanishes_outside):',
+    "if not vanishes and any(not self._is_pointwise_along(axis) for axis in outer._leaves):",
+)
+guard(
+    "composition: padding modes",
+    "two paddings along different axes have one mode in a convolution",
+    "if self.mode and outer.mode and self.mode != outer.mode:",
 )
 guard(
     "pointwise: stride",
     "a strided 1x1 does not look at the same position",
-    "return here and set(self.stride) <= {1} and not any",
-    "return here and not any",
+    "return here and self.stride[axis] == 1 and",
+    "return here and",
 )
 guard(
     "pointwise: extent",
     "a padded or cropped 1x1 has another border",
-    "return here and set(self.stride) <= {1} and not any(self.extent)",
-    "return here and set(self.stride) <= {1}",
+    "self.stride[axis] == 1 and self.extent[axis] == 0",
+    "self.stride[axis] == 1",
 )
 guard(
     "pointwise: taps",
     "a kernel of several taps looks at several positions",
-    "here = all(t == Taps(0, 1, 1) for t in self.taps) and not",
+    "here = self.taps[axis] == Taps(0, 1, 1) and not",
     "here = not",
 )
 guard(
     "pointwise: transposed",
     "a transposed 1x1 with a stride leaves positions empty",
-    " for t in self.taps) and not self.up",
-    " for t in self.taps)",
+    " = self.taps[axis] == Taps(0, 1, 1) and not self.up",
+    " = self.taps[axis] == Taps(0, 1, 1)",
 )
 guard(
     "composition: before a transposed one",
@@ -321,8 +328,16 @@ guard(
 guard(
     "linear: axes of the weight",
     "F.linear with a vector gives no channels",
-    "if weight.dim() != 2:",
+    'if weight.dim() != 2:\n        raise Illegal(f"its weight',
+    'if False:\n        raise Illegal(f"its weight',
     needless="a vector has no second axis: building the map raises, which refuses the call",
+)
+guard(
+    "product: axes of the matrix",
+    "a product with a vector gives no channels, one with a batch of matrices others for each",
+    'if weight.dim() != 2:\n        raise Illegal(f"its second',
+    'if False:\n        raise Illegal(f"its second',
+    needless="t() raises for more than two axes, and a vector has no second one: both refuse the call",
 )
 
 guard.of("operators/norm.py", OWN, HAZARDS, TUTORIALS)
@@ -486,6 +501,30 @@ guard("pool: ceil", "ceil_mode leaves out part of a window", "if ceil and set(st
 guard("pool: inside", "count_include_pad=False divides by less at the border", "if any(pad) and not include_pad:")
 guard("pool: divisor", "divisor_override divides by another number", "(divisor or ones.numel())", "ones.numel()")
 
+guard.of("operators/fill.py", FILLS)
+guard(
+    "fill: of a pad",
+    "a slice of any other value keeps what is around it",
+    "if op.node not in op.program.fills:",
+    needless="what is no write to a pad has no entry to look up: the rule raises, which refuses the call",
+)
+guard("fill: the same values", "a border that differs", "if not difference <= TOLERANCE * largest:")
+guard(
+    "fill: of zeros",
+    "a pad that repeats the image, or holds a number, is no pad with zeros",
+    "if not isinstance(bordered, Bordered):",
+    needless="no other form has sides that are missing: asking for them raises, which refuses it",
+)
+guard("fill: a side", "a write to more than the border changes the inside", "if side not in bordered.missing:")
+guard("fill: channels", "one value for each channel", "if value.dim() and shift.dim() and len(value) != len(shift):",
+      needless="the comparison raises for sizes that differ, which refuses the write")  # fmt: skip
+guard(
+    "fill: all sides",
+    "one that reads the padded value before all sides are filled reads zeros",
+    "if not goes_into_fill(op):",
+    needless="what is filled in part has no form that anything else could read: the reader raises, which refuses it",
+)
+
 guard.of("operators/concat.py", CONCAT, OWN, COMPOSED)
 guard("cat: out", "cat(out=) writes", "if out is not None or not isinstance(values,", "if not isinstance(values,")
 guard(
@@ -605,6 +644,11 @@ guard(
 )
 guard("rule: unknown axes", "where an axis is follows from their number", "if node not in self.program.ranks:")
 guard("rule: opaque modules", "a module with hooks does not do what its type says", "if reason:")
+guard(
+    "rule: written weights",
+    "a module whose weights the forward writes to computes something else in each call",
+    "if op.program.writes_weights_of(op.module):",
+)
 guard(
     "constants: unknown rank",
     "the axis that a constant runs along follows from the rank",
@@ -988,8 +1032,35 @@ guard(
 guard(
     "constants: written values",
     "a value computed from constants and then written to is not a constant",
-    "or not effects.is_deterministic(node) or self.is_written(node):",
-    "or not effects.is_deterministic(node):",
+    "not effects.is_deterministic(node)) or self.is_written(node):",
+    "not effects.is_deterministic(node)):",
+)
+guard(
+    "constants: modules",
+    "a module that draws random numbers, or has hooks, gives another value in each call",
+    "if module is not None and not self._is_function(module):",
+    tests=(CONSTANTS,),
+)
+guard(
+    "constants: modules that are opaque",
+    "a module with hooks does not do what its type says",
+    " in effects.FUNCTIONS and module not in self.piece.opaque",
+    " in effects.FUNCTIONS",
+    tests=(CONSTANTS,),
+)
+guard(
+    "constants: weights of modules",
+    "what a module makes of a constant changes with its weights",
+    "return known and not module.training and not self.writes_weights_of(module)",
+    "return known and not module.training",
+    tests=(CONSTANTS,),
+)
+guard(
+    "versions of a pad: written through a view",
+    "a write through a view reads what it writes to",
+    "+ self._through_views.get(node, [])",
+    "",
+    tests=(FILLS,),
 )
 guard("aliases: inputs", "a caller may pass one tensor twice", "self._alias.union(inputs[0], node)", "pass")
 guard(
@@ -1241,6 +1312,12 @@ guard(
     "unseen code: types",
     "code that asks for the class of a module would see another one",
     "if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):",
+)
+guard(
+    "traced code: lists",
+    "code that goes through children would meet the merged one",
+    "if not placement.in_place and piece.call_of[placement.site].module in usage.walked:",
+    tests=(REGRESSIONS,),
 )
 guard(
     "unseen code: lists",

@@ -1,0 +1,81 @@
+"""Values that torch's modules compute from parameters alone: constants, as long as each call gives the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxrep
+from tests.helpers import assert_merged, randomize, relative_error, run
+
+X = torch.randn(2, 4, 7, 6)
+
+
+class Gated(nn.Module):
+    """``conv(x) * gate(parameter)``."""
+
+    def __init__(self, *gate: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.seed = nn.Conv2d(4, 8, 3), nn.Parameter(torch.randn(1, 8, 1, 1))
+        self.gate = nn.Sequential(*gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x) * self.gate(self.seed)
+        return out
+
+
+class Drifting(Gated):
+    """The gate's weights are written to before they are used."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.gate[0].weight.mul_(0.5)
+        return super().forward(x)
+
+
+class Noise(nn.Module):
+    """Not one of torch's: what it does is not known, and tracing it ends the trace."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(torch.rand(())) if bool(x.sum() > -1e9) else x
+
+
+def hooked(gate: nn.Module) -> nn.Module:
+    gate.register_forward_hook(lambda module, args, output: output * 2)
+    return gate
+
+
+CONSTANT: dict[str, Callable[[], nn.Module]] = {
+    "convolutions": lambda: Gated(nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Sigmoid()),
+    "a norm": lambda: Gated(nn.BatchNorm2d(8), nn.Tanh()),
+    "linear layers": lambda: Gated(nn.Flatten(1), nn.Linear(8, 8, bias=False), nn.Unflatten(1, (8, 1, 1))),
+}
+CHANGING: dict[str, Callable[[], nn.Module]] = {
+    "a module with a hook": lambda: Gated(hooked(nn.Conv2d(8, 8, 1))),
+    "weights that are written to": lambda: Drifting(nn.Conv2d(8, 8, 1)),
+    "somebody's module": lambda: Gated(Noise()),
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CONSTANT if case != "linear layers"])
+def test_what_modules_make_of_a_parameter_is_a_constant(case: str) -> None:
+    assert_merged(randomize(CONSTANT[case]()), X, convs=1)
+
+
+def test_a_module_that_is_not_known_makes_no_constant() -> None:
+    model = randomize(CONSTANT["linear layers"]()).double()
+    assert relative_error(run(fxrep.reparameterize(model), X.double()), run(model, X.double())) <= 1e-9
+
+
+@pytest.mark.parametrize("case", CHANGING)
+def test_what_changes_is_none(case: str) -> None:
+    model = randomize(CHANGING[case]()).double()
+    after = fxrep.reparameterize(model)
+    for _ in range(2):
+        torch.manual_seed(0)
+        expected = run(model, X.double())
+        torch.manual_seed(0)
+        assert relative_error(run(after, X.double()), expected) <= 1e-9
+    assert not fxrep.report(after).merged
