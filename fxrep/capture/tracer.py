@@ -335,7 +335,12 @@ class Tracer(fx.Tracer):
             return {key: self.create_arg(value) for key, value in a.items()}
         if isinstance(a, Tensor) and id(a) in self.tensor_names:
             return self.create_node("get_attr", self.tensor_names[id(a)], (), {})
-        return super().create_arg(a)
+        assert self.current is not None
+        walked = set(self.current.walked)
+        try:
+            return super().create_arg(a)
+        finally:
+            self.current.walked = walked  # fx itself looks for the names of tensors
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
