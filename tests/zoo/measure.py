@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,10 +70,10 @@ def _measure(case: Case, row: Row, enter: Callable[[str], None]) -> None:
     model = build(case)
     row["parameters"] = sum(p.numel() for p in model.parameters())
     enter("original")
-    shape, make = _accepted(case, model)
+    shape, make = accepted(case, model)
     row["input"] = shape
     called: set[nn.Module] = set()
-    expected, reference = _prepare(case, model, make, row, called)
+    expected, reference = prepare(case, model, make, row, called)
     inputs = make(0)
     before = _operators(model, inputs)
 
@@ -86,17 +86,17 @@ def _measure(case: Case, row: Row, enter: Callable[[str], None]) -> None:
     merged, row["seconds_pass"] = _timed(lambda: fxrep.reparameterize(model))
 
     enter("merged")
-    found = _run(case, merged, inputs, torch.float32)
+    found = run(case, merged, inputs, torch.float32)
     after = _operators(merged, inputs)
     row["shapes"] = [t.shape for t in found] == [t.shape for t in expected]
     if row["shapes"]:
-        row["error"] = _worst(found, expected if reference is None else reference)
+        row["error"] = worst(found, expected if reference is None else reference)
     row["class"] = isinstance(merged, type(model)) and type(merged).__name__ == type(model).__name__
     for kind in ("conv", "norm", "add"):
         row[f"{kind}s"] = [before[kind], after[kind]]
 
     enter("compare")
-    again = _run(case, model, inputs, torch.float32)
+    again = run(case, model, inputs, torch.float32)
     equal = len(again) == len(expected) and all(map(torch.equal, again, expected))
     row["unchanged"] = _checksum(model) == state and equal
     theirs = {t.untyped_storage().data_ptr() for _, t in _state(model) if t.numel()}
@@ -107,7 +107,8 @@ def _measure(case: Case, row: Row, enter: Callable[[str], None]) -> None:
     row["opaque"] = report.opaque
     row["merges"] = len(report.merged)
     row["proof"] = max((m.error for m in report.merged), default=0.0)
-    row["kept_norms"], row["kept_adds"] = _reasons(report, "norm"), _reasons(report, "add")
+    for kind in ("norm", "add"):
+        row[f"kept_{kind}s"] = reasons(kept for kept in report.kept if kept.kind == kind)
     alive = {name for name, module in model.named_modules(remove_duplicate=False) if module in called}
     row["unexplained"] = _unexplained(merged, report, alive)
     str(report)
@@ -116,10 +117,9 @@ def _measure(case: Case, row: Row, enter: Callable[[str], None]) -> None:
 
 def judge(row: Row) -> list[str]:
     """What a measured model fails; empty if all is well."""
-    own = row["own_error"]
     failures = {
         "shapes": not row["shapes"],
-        "wrong": row["shapes"] and not row["error"] <= FACTOR * own + FLOOR,
+        "wrong": row["shapes"] and not exact(row["error"], row["own_error"]),
         "changed": not row["unchanged"],
         "shares": bool(row["shares"]),
         "class": not row["class"],
@@ -127,6 +127,11 @@ def judge(row: Row) -> list[str]:
         "more": any(after > before for before, after in (row["convs"], row["norms"], row["adds"])),
     }
     return [name for name, failed in failures.items() if failed]
+
+
+def exact(error: float, own: float) -> bool:
+    """Whether a merged model's error, relative to float64, is one that rounding explains."""
+    return error <= FACTOR * own + FLOOR
 
 
 def slow(row: Row) -> bool:
@@ -144,12 +149,12 @@ def slowness(row: Row) -> float:
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers
-def _accepted(case: Case, model: nn.Module) -> tuple[str, Callable[[int], Inputs]]:
+def accepted(case: Case, model: nn.Module) -> tuple[str, Callable[[int], Inputs]]:
     """The smallest input that the model runs on."""
     errors = []
     for shape, make in possible_inputs(case, model):
         try:
-            _run(case, model, make(0), torch.float32)
+            run(case, model, make(0), torch.float32)
         except Exception as error:  # noqa: PERF203
             errors.append(f"{shape}: {type(error).__name__}: {error}"[:200])
         else:
@@ -157,7 +162,7 @@ def _accepted(case: Case, model: nn.Module) -> tuple[str, Callable[[int], Inputs
     raise RuntimeError("no input is accepted: " + "; ".join(errors))
 
 
-def _prepare(
+def prepare(
     case: Case, model: nn.Module, make: Callable[[int], Inputs], row: Row, called: set[nn.Module]
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """Give the model values for which its output says something; returns that, in float32 and float64."""
@@ -168,16 +173,16 @@ def _prepare(
     def attempt(give: Any) -> tuple[list[Tensor], list[Tensor] | None]:
         for name, tensor in _state(model):
             tensor.copy_(initial[name])
-        give(model, lambda: _run(case, model, inputs, torch.float32))
+        give(model, lambda: run(case, model, inputs, torch.float32))
         row["values"] = give.__name__
-        expected = _run(case, model, inputs, torch.float32)
+        expected = run(case, model, inputs, torch.float32)
         hook = nn.modules.module.register_module_forward_pre_hook(lambda module, _: called.add(module))
         try:
-            row["signal"] = _worst(_run(case, model, other, torch.float32), expected)
+            row["signal"] = worst(run(case, model, other, torch.float32), expected)
         finally:
             hook.remove()
         reference = _reference(case, model, inputs, row)
-        row["own_error"] = 0.0 if reference is None else _worst(expected, reference)
+        row["own_error"] = 0.0 if reference is None else worst(expected, reference)
         return expected, reference
 
     for give in VALUES:
@@ -191,13 +196,13 @@ def _prepare(
 
 def _reference(case: Case, model: nn.Module, inputs: Inputs, row: Row) -> list[Tensor] | None:
     try:
-        return _run(case, copy.deepcopy(model).double(), inputs, torch.float64)
+        return run(case, copy.deepcopy(model).double(), inputs, torch.float64)
     except Exception as error:  # float32 is written into some forwards: then the original itself is the reference
         row["reference"] = f"no float64: {type(error).__name__}: {error}"[:200]
         return None
 
 
-def _run(case: Case, model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> list[Tensor]:
+def run(case: Case, model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> list[Tensor]:
     torch.manual_seed(0)
     return outputs(case, model, _cast(inputs, dtype), dtype)
 
@@ -212,7 +217,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype, copy=True) if isinstance(value, Tensor) else type(value)(_cast(v, dtype) for v in value)
 
 
-def _worst(found: list[Tensor], expected: list[Tensor]) -> float:
+def worst(found: list[Tensor], expected: list[Tensor]) -> float:
     """The largest relative error of any output."""
     pairs = zip(found, expected, strict=True)
     return max((relative_error(a, b) for a, b in pairs if b.is_floating_point() and b.numel()), default=0.0)
@@ -259,14 +264,13 @@ def _checksum(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _reasons(report: fxrep.Report, kind: str) -> dict[str, tuple[int, str]]:
+def reasons(found: Iterable[fxrep.Kept]) -> dict[str, tuple[int, str]]:
     """How often each reason is given, without the names in it, and for what."""
     counts: dict[str, tuple[int, str]] = {}
-    for kept in report.kept:
-        if kept.kind == kind:
-            reason = re.sub(r"(\w+ )?'[^']*'|\w+ in forward", "…", kept.reason)
-            count, first = counts.get(reason, (0, f"{kept.name}: {kept.reason}"))
-            counts[reason] = count + 1, first
+    for kept in found:
+        reason = re.sub(r"(\w+ )?'[^']*'|\w+ in forward", "…", kept.reason)
+        count, first = counts.get(reason, (0, f"{kept.name}: {kept.reason}"))
+        counts[reason] = count + 1, first
     return counts
 
 
