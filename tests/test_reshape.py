@@ -131,6 +131,14 @@ def test_flattened_tokens_need_a_known_rank() -> None:
     assert left_in(fxrep.reparameterize(model, (TOKENS.double(),))) == (1, 0, 0)
 
 
+def test_a_factor_widens_the_axis_of_the_channels() -> None:
+    """The image has one channel, and is as wide as the factor is long."""
+    model = randomize(Made(lambda m, x: m.l((x * m.g).mean((2, 3))), g=nn.Parameter(torch.randn(4, 1, 1)), l=L(4, 5)))
+    image = torch.randn(2, 1, 3, 4)
+    merged = fxrep.reparameterize(model, (image,))
+    assert relative_error(run(merged, image), run(model, image)) < 1e-5
+
+
 @pytest.mark.parametrize("case", [name for name in MERGED if "hand" not in name])
 def test_is_merged_in_an_exported_program(case: str) -> None:
     model, x, left = MERGED[case]

@@ -393,8 +393,9 @@ class Analysis:
                     waiting.append(operand)
         return list(found)
 
-    def _check_source(self, region: Region, source: fx.Node, conv: ConvMap) -> None:
+    def _check_source(self, region: Region, term: Term, conv: ConvMap) -> None:
         """Raise ``Illegal`` if a convolution asks for more of its source than what reads it now."""
+        source, rank = term.source, term.through[0].rank if term.through else len(conv.taps)
         inside, waiting, constants = {*region.nodes}, [source], []
         while waiting:
             for reader in inside.intersection(waiting.pop().users):
@@ -408,7 +409,7 @@ class Analysis:
         wider = any(linear.dtypes for linear in constants) and conv.in_channels > 1
         if constants and not has_type(self.program, source, region.dtype):
             raise Illegal(f"the type of {self.program.describe(source)} is not known: pass example_inputs")
-        if wider and not has_channels(self.program, source, conv.in_channels, len(conv.taps)):
+        if wider and not has_channels(self.program, source, conv.in_channels, rank):
             raise Illegal(f"the channels of {self.program.describe(source)} are not known: pass example_inputs")
 
     def _check(self, region: Region) -> None:
@@ -426,7 +427,7 @@ class Analysis:
         region.dtype = dtypes.pop()
         for term in form.terms:
             if isinstance(term.map, ConvMap):
-                self._check_source(region, term.source, term.map)
+                self._check_source(region, term, term.map)
         places: dict[object, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         for term in form.terms:
             if isinstance(term.map, ConvMap):

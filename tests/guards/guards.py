@@ -1216,7 +1216,14 @@ guard(
 guard(
     "region: channels of the source",
     "a factor widens one channel to many, which a convolution does not",
-    "if wider and not has_channels(self.program, source, conv.in_channels, len(conv.taps)):",
+    "if wider and not has_channels(self.program, source, conv.in_channels, rank):",
+)
+guard(
+    "region: axis of the source's channels",
+    "before a mean or a permute the channels are on another axis",
+    "source, rank = term.source, term.through[0].rank if term.through else len(conv.taps)",
+    "source, rank = term.source, len(conv.taps)",
+    tests=(f"{RESHAPES}::test_a_factor_widens_the_axis_of_the_channels",),
 )
 guard(
     "region: size of the input",
