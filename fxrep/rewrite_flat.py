@@ -80,6 +80,8 @@ def _pass_on(merge: Merge, replaced: dict[fx.Node, fx.Node]) -> None:
             (operand,) = merge.region.linear[operand].operands
         replaced[node] = replaced.get(operand, operand)
         node.replace_all_uses_with(replaced[node])
+        if any(user.op == "output" for user in replaced[node].users):
+            replaced[node].name = node.name  # signatures refer to it
 
 
 class _Writer:

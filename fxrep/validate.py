@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .analysis.effects import name_of
-from .analysis.forms import Term
+from .analysis.forms import Term, Through
 from .capture.clone import with_tensors
 from .capture.kinds import builtin_type
 from .convmap import Cast, ConvMap, Taps, correlate
@@ -42,9 +42,9 @@ class Check:
     def __init__(self, region: Region, device: torch.device) -> None:
         self.region = region
         convolutions = region.convolutions
-        whole = region.composes or any(map(self._is_transposed, region.nodes))  # every position is read
         through = any(term.through for term in region.form.terms)
-        self.unit = (1,) * len(convolutions[0].taps) if whole or through else _unit(convolutions)
+        whole = region.composes or through or any(map(self._is_transposed, region.nodes))  # every position is read
+        self.unit = (1,) * len(convolutions[0].taps) if whole else _unit(convolutions)
         pooled = region.operators("pool") > 0
         output, self.every = _positions([_shrunk(conv, self.unit) for conv in convolutions], pooled)
         if whole:
@@ -64,11 +64,12 @@ class Check:
         self.samples: dict[fx.Node, Tensor] = {}
         everywhere = (slice(None), slice(None), *(slice(None, None, step) for step in self.every))
         for term in sorted(region.form.terms, key=lambda term: len(term.through)):
-            if term.through and term.source not in self.images:
+            first = term.through[0] if term.through else None
+            if first is not None and not (first.behind and output) and term.source not in self.images:
                 channels = term.map.in_channels if isinstance(term.map, ConvMap) else convolutions[0].out_channels
-                first = term.through[0]
+                size = max(2, *term.map.input_size(output)) if isinstance(term.map, ConvMap) and output else 2
                 axes = ranks[region.linear[first.node].operands[0]] + 2
-                shape = (1, *[2] * (axes - 2 - first.rank), channels, *[2] * first.rank)
+                shape = (1, *[size] * (axes - 2 - first.rank), channels, *[size] * first.rank)
                 self.images[term.source] = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
                 self.samples[term.source] = self.images[term.source]
             elif isinstance(term.map, ConvMap) and term.source not in self.images:
@@ -87,9 +88,15 @@ class Check:
         return result
 
     def read(self, term: Term, values: dict[fx.Node, Tensor]) -> Tensor:
-        """The term's source, one of ``values``, behind what it goes through."""
-        value = values[term.source]
-        for step in term.through:
+        """The term's source, one of ``values``, behind what it goes through before it is convolved."""
+        return self._pass([step for step in term.through if not step.behind], values[term.source])
+
+    def hand_on(self, term: Term, value: Tensor) -> Tensor:
+        """What a convolution gives, behind what it goes through after it."""
+        return self._pass([step for step in term.through if step.behind], value)
+
+    def _pass(self, steps: list[Through], value: Tensor) -> Tensor:
+        for step in steps:
             (operand,) = self.region.linear[step.node].operands
             value = self._call(step.node, {operand: value}.__getitem__, _unchanged)
         return value

@@ -54,13 +54,14 @@ def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None
         found = [
             check.read(term, check.samples) * weight
             if conv is None
-            else check.convolve(conv, check.read(term, check.images), weight, bias)
+            else check.hand_on(term, check.convolve(conv, check.read(term, check.images), weight, bias))
             for term, conv, (weight, bias) in zip(region.form.terms, modules, weights, strict=True)
         ]
         total = torch.cat(found, -1 - region.rank) if region.form.joined else functools.reduce(torch.add, found)
-        region.error = relative_error(expected, total, region.rank)
+        rank = region.rank if region.form.rank is None else region.form.rank
+        region.error = relative_error(expected, total, rank)
         if not region.error <= TOLERANCE:
-            region.error = relative_error(expected, total, region.rank, check.scale)
+            region.error = relative_error(expected, total, rank, check.scale)
     except Exception as error:
         return f"the check could not be run: {type(error).__name__}: {error}"
     if not region.error <= TOLERANCE:

@@ -1,4 +1,4 @@
-"""Norms, scales and linear layers across operators that leave each channel whole: flattened axes, means, pools."""
+"""Norms, scales and linear layers across operators that leave each channel whole: flattened or turned axes, means."""
 
 from __future__ import annotations
 
@@ -76,6 +76,35 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
     "norm and scale by hand, mean over time": (
         Made(lambda m, x: m.l((m.n(m.c(x).relu()) * 0.5 + m.g).mean(-1)), c=nn.Conv1d(4, 4, 1), n=B1(4), l=L(4, 3),
              g=nn.Parameter(torch.randn(4, 1))), IMAGE.flatten(2), (2, 0, 0)),
+    "linear, permute, layer scale": (
+        Made(both(lambda m, x: m.k(x).relu(),
+                  lambda m, h: h + m.l(h.permute(0, 2, 3, 1).sin()).permute(0, 3, 1, 2) * m.g.reshape(1, -1, 1, 1)),
+             k=KNOWN, l=L(4, 4), g=nn.Parameter(torch.randn(4))), IMAGE, (2, 0, 1)),
+    "norm, tokens, linear": (
+        Made(both(lambda m, x: m.k(x).relu(), lambda m, h: h.flatten(2).transpose(-2, -1) + m.l(tokens(m.n(h)))),
+             k=KNOWN, n=B(4), l=L(4, 4)), IMAGE, (2, 0, 1)),
+    "norm, permute, linear, permute, norm": (
+        Made(lambda m, x: m.o(torch.permute(m.l(m.n(x).permute((0, 2, 3, 1))), dims=(0, 3, 1, 2))),
+             n=B(4), l=L(4, 5), o=B(5)), IMAGE, (1, 0, 0)),
+    "norm, permute, linear as a function, permute, scale": (
+        Made(lambda m, x: (F.linear(m.n(x).permute(0, 2, 3, 1), m.w) * m.g).movedim(-1, 1).relu(),
+             n=B(4), w=nn.Parameter(torch.randn(3, 4)), g=nn.Parameter(torch.randn(3))), IMAGE, (1, 0, 0)),
+    "3x3, permute, scale and shift": (
+        Made(lambda m, x: m.c(x).permute(0, 2, 3, 1) * m.g + m.g, c=C(4, 4, 3, 2, 1), g=nn.Parameter(torch.randn(4))),
+        IMAGE, (1, 0, 0)),
+    "3x3 and 1x1, flattened image, norm": (
+        Made(lambda m, x: m.n((m.a(x) + m.b(x)).flatten(2)), a=C(4, 5, 3, padding=1), b=C(4, 5, 1), n=B1(5)),
+        IMAGE, (1, 0, 0)),
+    "scale, turned image, 3x3": (
+        Made(lambda m, x: m.c(m.n(x).swapaxes(2, 3)), n=B(4), c=C(4, 5, 3)), IMAGE, (1, 0, 0)),
+    "linear, transposed, norm of the channels": (
+        Made(lambda m, x: m.n(m.l(tokens(m.k(x).relu())).transpose(1, 2)), k=KNOWN, l=L(4, 5), n=B1(5)),
+        IMAGE, (2, 0, 0)),
+    "merged, turned, and added to what is merged": (
+        Made(both(lambda m, x: m.k(x).relu(),
+                  lambda m, h: (m.a(h) + m.b(h)).transpose(2, 3) + m.c(h.sin()) + m.d(h.sin())),
+             k=KNOWN, a=C(4, 4, 3, padding=1), b=C(4, 4, 1), c=C(4, 4, 3, padding=1), d=C(4, 4, 1)),
+        IMAGE, (4, 0, 2)),
 }  # fmt: skip
 
 KEPT: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
@@ -100,6 +129,21 @@ KEPT: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
     "norm that something else reads": (
         Made(both(lambda m, x: m.n(x), lambda m, h: m.l(h.mean((2, 3))) * h.sigmoid().sum((2, 3))), n=B(4), l=L(4, 4)),
         IMAGE, (1, 1, 0)),
+    "turned, in the old shape": (
+        Made(both(lambda m, x: m.l(x), lambda m, h: m.n(h.transpose(1, 2).reshape_as(h).transpose(1, 2))),
+             l=L(5, 5), n=B1(5)),
+        torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(3)), (1, 1, 0)),
+    "linear after a transpose of its channels": (
+        Made(lambda m, x: m.n(m.l(x).transpose(1, 2).flatten(0, 1)), l=L(5, 5), n=B1(5)),
+        torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(3)), (1, 1, 0)),
+    "sum of turned ones": (
+        Made(lambda m, x: m.a(x).transpose(1, 2) + m.b(x).transpose(1, 2), a=L(4, 4), b=L(4, 4)), TOKENS, (2, 0, 1)),
+    "turned value that something else reads": (
+        Made(both(lambda m, x: m.l(x).transpose(1, 2), lambda m, h: m.n(h) * h.sigmoid()), l=L(4, 4), n=B1(4)),
+        TOKENS, (1, 1, 0)),
+    "3x3 behind a permute of what a linear layer gives": (
+        Made(lambda m, x: m.c(m.l(x.permute(0, 2, 3, 1).relu()).permute(0, 3, 1, 2)), l=L(4, 4), c=C(4, 4, 3)),
+        IMAGE, (2, 0, 0)),
 }  # fmt: skip
 
 
@@ -137,6 +181,25 @@ def test_a_factor_widens_the_axis_of_the_channels() -> None:
     image = torch.randn(2, 1, 3, 4)
     merged = fxrep.reparameterize(model, (image,))
     assert relative_error(run(merged, image), run(model, image)) < 1e-5
+
+
+def test_permuted_values_need_a_known_number_of_axes() -> None:
+    """With three axes the channels would be on another one."""
+    model = Made(lambda m, x: m.n(m.l(x).transpose(1, 2)), l=L(4, 5), n=B1(5))
+    model = randomize(model).double()
+    merged = fxrep.reparameterize(model)
+    assert relative_error(run(merged, TOKENS.double()), run(model, TOKENS.double())) < 1e-9
+    assert left_in(merged) == (1, 1, 0)
+    assert left_in(fxrep.reparameterize(model, (TOKENS.double(),))) == (1, 0, 0)
+
+
+def test_an_output_that_is_merged_away_keeps_its_name_in_an_exported_program() -> None:
+    model = randomize(Made(lambda m, x: m.c(x).flatten(2) * 0.5, c=C(4, 4, 3))).double()
+    program = torch.export.export(model, (IMAGE.double(),))
+    merged = fxrep.reparameterize(program)
+    merged.validate()
+    assert merged.graph_signature.user_outputs == program.graph_signature.user_outputs
+    assert relative_error(run(merged.module(), IMAGE.double()), run(model, IMAGE.double())) < 1e-9
 
 
 @pytest.mark.parametrize("case", [name for name in MERGED if "hand" not in name])

@@ -59,7 +59,7 @@ FUNCTIONS = {
 }  # fmt: skip
 POINTWISE_OR_FRESH = (*FRESH_MODULES, *POINTWISE_MODULES)
 KEEPS_RANK_MODULES = (*POINTWISE_MODULES, nn.Linear)
-KEEPS_RANK = {*POINTWISE, "pad", "linear", "transpose", "softmax"}
+KEEPS_RANK = {*POINTWISE, "pad", "linear", "transpose", "swapaxes", "permute", "softmax"}
 WRITES = {*INPLACE, "__setitem__", "setitem"}
 # Where the argument ``inplace`` is among the positional ones.
 INPLACE_ARGUMENT = {

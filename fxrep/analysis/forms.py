@@ -38,10 +38,16 @@ Map = ConvMap | Scale | Window
 
 @dataclass(frozen=True)
 class Through:
-    """An operator that stays where it is; before it, there were ``rank`` axes after the channels'."""
+    """An operator that stays where it is; before it, there were ``rank`` axes after the channels'.
+
+    ``behind``: a convolution is before it, not after. ``merges``: it keeps the order of the elements, so that giving
+    back the old shape undoes it.
+    """
 
     node: fx.Node
     rank: int
+    behind: bool
+    merges: bool
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class Form:
     def uncarried(self) -> Form:
         """The same form, where the last operator that it was carried through is undone."""
         (term,) = self.terms
-        return replace(self, terms=(replace(term, through=term.through[:-1]),))
+        return replace(self, terms=(replace(term, through=term.through[:-1]),), rank=term.through[-1].rank)
 
     def shifted(self, constant: Tensor) -> Form:
         """``form + constant`` for a constant of shape () or (channels,)."""
@@ -173,13 +179,14 @@ class Form:
         return replace(self, shift=_broadcast(torch.add, self.shift, constant))
 
 
-def carried(form: Form, node: fx.Node, before: int, after: int, single: bool = False) -> Form:
+def carried(form: Form, node: fx.Node, before: int, after: int, single: bool = False, merges: bool = False) -> Form:
     """The form of ``node``, an operator that the map commutes with: ``map(node(source)) = node(map(source))``.
 
     There are ``before`` and ``after`` axes after the channels'.
     """
     (term,) = form.terms
-    term = replace(term, at=None, times=ONE, through=(*term.through, Through(node, before)))
+    through = Through(node, before, isinstance(term.map, ConvMap), merges)
+    term = replace(term, at=None, times=ONE, through=(*term.through, through))
     return replace(form, terms=(term,), rank=after, single=single)
 
 

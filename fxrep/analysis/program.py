@@ -275,9 +275,10 @@ def _infer_ranks(program: Program, ranks: dict[fx.Node, int]) -> dict[fx.Node, i
         if rank is not None:
             for value in (node, *operands):
                 ranks.setdefault(value, rank)
-        elif node not in ranks and (reshaped := effects.reshaped_rank(node, module, ranks)) is not None:
+            continue
+        if node not in ranks and (reshaped := effects.reshaped_rank(node, module, ranks)) is not None:
             ranks[node] = reshaped
-        elif operands and effects.keeps_rank(node, module if module is not None and is_builtin(module) else None):
+        if operands and effects.keeps_rank(node, module if module is not None and is_builtin(module) else None):
             same.append((operands[0], node))
             if operands[0] in ranks:
                 ranks.setdefault(node, ranks[operands[0]])

@@ -31,7 +31,8 @@ def _placement(region: Region) -> Placement | None:
     while not region.linear[site].kind and region.linear[site].operands[0] in region.interior:
         after.append(site)
         (site,) = region.linear[site].operands
-    return computed_at(region, site, after) or computed_at(region, *join_of(region))
+    places = (site, after), join_of(region), join_of(region, convolves=True)
+    return next(filter(None, (computed_at(region, *place) for place in places)), None)
 
 
 def _why_not(region: Region) -> str | None:

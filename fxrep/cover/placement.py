@@ -166,6 +166,8 @@ def _candidates(region: Region) -> list[Placement]:
         found.append(computed_at(region, site, after))
     if site is not region.root or chain is not None:
         found.append(computed_at(region, region.root, []))
+    if chain is None and len(region.form.terms) == 1 and region.form.terms[0].through:
+        found.append(computed_at(region, *join_of(region, convolves=True)))
     return [placement for placement in found if placement is not None]
 
 
@@ -210,18 +212,19 @@ def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
     return site, [n for n in reversed(path) if n is not site]
 
 
-def join_of(region: Region) -> tuple[fx.Node, list[fx.Node]]:
-    """The last node where branches meet, and the operators after it."""
+def join_of(region: Region, *, convolves: bool = False) -> tuple[fx.Node, list[fx.Node]]:
+    """The last node where branches meet, or also the last one that convolves, and the operators after it."""
     node = region.root
     after: list[fx.Node] = []
     inside = set(region.interior)
-    while True:
+    while not (convolves and region.linear[node].convolves):
         linear = region.linear[node]
         follow = linear.operands[0] if len(linear.operands) == 1 else None
         if follow is None or follow not in inside or _is_stack(follow):
-            return node, after[::-1]
+            break
         after.append(node)
         node = follow
+    return node, after[::-1]
 
 
 def _is_stack(node: fx.Node) -> bool:

@@ -312,7 +312,8 @@ class Analysis:
         if len(form.terms) > 1 and not form.joined:
             for term in form.terms:
                 inner = self.form(term.at) if term.at is not None else None
-                if term.at is None or term.branches > 1 or term.is_source or inner is None:
+                kept = any(step.behind for step in term.through)  # an operator stays between it and the sum
+                if term.at is None or (term.branches > 1 and not kept) or term.is_source or inner is None:
                     continue
                 if term.times is ONE or not _folds(term):  # a convolution takes a factor in at no cost
                     values[term.at] = inner

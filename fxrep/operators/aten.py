@@ -87,6 +87,8 @@ for _name, _function in {
 }.items():
     operator(*_overloads(_name))(FUNCTIONS[_function])
 operator(*_overloads("reshape_as", "view_as"))(reshape.reshape_as)
+operator(*_overloads("permute"))(reshape.permute)
+operator(*_overloads("transpose.int", "swapaxes"))(reshape.transpose)
 operator(*_overloads("cat"))(concat.cat)
 
 

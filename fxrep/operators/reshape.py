@@ -1,11 +1,11 @@
-"""Operators that leave each channel whole: a mean over the image, a merge of leading axes, and its undoing.
+"""Operators that leave each channel whole: a mean over the image, a merge of axes and its undoing, a permutation.
 
 A scale and a shift per channel, or a linear layer, commute with them, so they may stand between the parts of a form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,9 +42,11 @@ def merge(op: Operator, x: fx.Node, start: Any, end: Any) -> Linear:
         rank, axes = op.rank(form, x), op.axes(x)
         first, last = start % axes, end % axes
         if last < axes - 1 - rank:
-            return carried(form, op.node, rank, rank, form.single)
+            return carried(form, op.node, rank, rank, form.single, merges=True)
+        if first > axes - 1 - rank:
+            return carried(form, op.node, rank, rank - (last - first), form.single, merges=True)
         if first == axes - 1 - rank and last == axes - 1 and form.single:
-            return carried(form, op.node, rank, 0, True)
+            return carried(form, op.node, rank, 0, True, merges=True)
         raise Illegal("it merges the channels' axis with another")
 
     return Linear((x,), combine)
@@ -62,7 +64,8 @@ def undo(op: Operator, x: fx.Node, other: fx.Node) -> Linear:
 
     def combine(form: Form) -> Form:
         (term,) = _only_term(form)
-        if not term.through or term.through[-1].node.all_input_nodes[:1] != [other]:
+        last = term.through[-1] if term.through else None
+        if last is None or not last.merges or last.node.all_input_nodes[:1] != [other]:
             raise Illegal("it is given another shape")
         return form.uncarried()
 
@@ -76,6 +79,39 @@ def merged_axes(before: Sequence[Any], after: Sequence[Any]) -> tuple[int, int] 
         if more > 0 and (*before[:start], *before[start + more + 1 :]) == (*after[:start], *after[start + 1 :]):
             return start, start + more
     return None
+
+
+@operator(torch.permute, "permute")
+def permute(op: Operator) -> Linear:
+    """``y[n, i, j, c] = x[n, c, i, j]``: the axes in another order."""
+    x, *order = op.arguments("input dims") if len(op.node.args) < 3 else op.node.args
+    listed: Any = order[0] if len(order) == 1 else order
+    return reorder(op, op.value(x), lambda axes: listed)
+
+
+@operator(torch.transpose, torch.swapaxes, "transpose", "swapaxes")
+def transpose(op: Operator) -> Linear:
+    """``y[n, i, c] = x[n, c, i]``: two axes in each other's place."""
+    x, one, other = op.arguments("input dim0 dim1")
+
+    def order(axes: int) -> list[int]:
+        found = [*range(axes)]
+        found[one], found[other] = found[other], found[one]
+        return found
+
+    return reorder(op, op.value(x), order)
+
+
+def reorder(op: Operator, x: fx.Node, order: Callable[[int], Sequence[int]]) -> Linear:
+    """``x`` with its axes in an order that depends on how many there are."""
+
+    def combine(form: Form) -> Form:
+        _only_term(form)
+        rank, axes = op.rank(form, x), op.axes(x)
+        found = [axis % axes for axis in order(axes)]
+        return carried(form, op.node, rank, axes - 1 - found.index(axes - 1 - rank))
+
+    return Linear((x,), combine)
 
 
 def mean(op: Operator, x: fx.Node, dim: Any, keepdim: Any) -> Linear:

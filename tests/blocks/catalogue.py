@@ -95,10 +95,9 @@ FAMILIES: dict[str, list[Design]] = {
             lambda: large_kernel.DilatedReparamBlock(8), left(conv=1)),
         Design(
             "UniRepLKNet, block", sources.UNIREPLKNET, "x + g bn(linear(grn(gelu(linear(se(bn(dilated x)))))))",
-            lambda: large_kernel.UniRepLKNetBlock(8), left(conv=3, linear=2, norm=1, add=2, mul=5),
-            "Not reached: the norm and the layer scale are behind a linear layer and a permute, through which fxrep "
-            "does not go; and the shift of global response normalization, before the linear layer, is added to what "
-            "has no known rank.",
+            lambda: large_kernel.UniRepLKNetBlock(8), left(conv=3, linear=2, add=2, mul=5),
+            "Not reached: the layer scale is in a method that can be called beside forward, and would scale twice; and "
+            "the shift of global response normalization, before the linear layer, is added to what has no known rank.",
             left(conv=3, linear=2, add=1, mul=4)),
     ],
     "Mobile networks": [

@@ -582,6 +582,13 @@ guard(
     "return carried(form, op.node, rank, rank, form.single)",
 )
 guard(
+    "merge of axes: which",
+    "a merge of the channels' axis with those after",
+    "if first > axes - 1 - rank:",
+    "if first >= axes - 1 - rank:",
+    needless="channels merged with an image are more than a scale has, or have all the scale of the only one",
+)
+guard(
     "flatten: one position",
     "a flatten of an image with several positions",
     "and last == axes - 1 and form.single:",
@@ -590,14 +597,20 @@ guard(
 guard(
     "undo: what",
     "a reshape to another shape than the one before",
-    "if not term.through or term.through[-1].node.all_input_nodes[:1] != [other]:",
-    "if not term.through:",
+    "if last is None or not last.merges or last.node.all_input_nodes[:1] != [other]:",
+    "if last is None or not last.merges:",
 )
 guard(
     "undo: nothing done",
     "a reshape where none was before",
-    "if not term.through or term.through[-1].node.all_input_nodes[:1] != [other]:",
-    "if term.through and term.through[-1].node.all_input_nodes[:1] != [other]:",
+    "if last is None or not last.merges or last.node.all_input_nodes[:1] != [other]:",
+    "if last is not None and (not last.merges or last.node.all_input_nodes[:1] != [other]):",
+)
+guard(
+    "undo: another order",
+    "a reshape does not turn back what was turned",
+    "if last is None or not last.merges or",
+    "if last is None or",
 )
 guard(
     "mean: all axes",
@@ -1568,16 +1581,16 @@ guard(
 guard(
     "proof: every position",
     "a kernel that reads computed values needs all of them",
-    "whole = region.composes or any(map(self._is_transposed, region.nodes))",
-    "whole = any(map(self._is_transposed, region.nodes))",
+    "whole = region.composes or through or any(map(self._is_transposed, region.nodes))",
+    "whole = through or any(map(self._is_transposed, region.nodes))",
     tests=(f"{COMPOSED}::test_is_one",),
 )
 
 guard(
     "proof: every position of a transposed one",
     "every position of a transposed convolution has other taps",
-    "whole = region.composes or any(map(self._is_transposed, region.nodes))",
-    "whole = region.composes",
+    "whole = region.composes or through or any(map(self._is_transposed, region.nodes))",
+    "whole = region.composes or through",
     tests=("tests/test_transposed.py",),
 )
 guard.of("rewrite.py", OWN, HAZARDS, REGRESSIONS, ANY)
