@@ -100,6 +100,9 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
     "linear, transposed, norm of the channels": (
         Made(lambda m, x: m.n(m.l(tokens(m.k(x).relu())).transpose(1, 2)), k=KNOWN, l=L(4, 5), n=B1(5)),
         IMAGE, (2, 0, 0)),
+    "norm of known size, tokens, linear": (
+        Made(both(lambda m, x: m.n(m.k(x).relu()), lambda m, h: m.l(tokens(h)).sin().transpose(1, 2).reshape(h.shape)),
+             k=KNOWN, n=B(4), l=L(4, 4)), IMAGE, (2, 0, 0)),
     "merged, turned, and added to what is merged": (
         Made(both(lambda m, x: m.k(x).relu(),
                   lambda m, h: (m.a(h) + m.b(h)).transpose(2, 3) + m.c(h.sin()) + m.d(h.sin())),
@@ -210,6 +213,26 @@ def test_is_merged_in_an_exported_program(case: str) -> None:
     merged.validate()
     assert relative_error(run(merged.module(), x), run(model, x)) < 1e-9
     assert left_in(merged) == left, fxrep.report(merged)
+
+
+def test_a_norm_of_which_the_sizes_are_read_goes_in_a_program_of_any_batch() -> None:
+    model, x, left = MERGED["norm of known size, tokens, linear"]
+    model = randomize(model).double()
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, (x.double(),), dynamic_shapes=({0: batch},))
+    merged = fxrep.reparameterize(program)
+    assert left_in(merged) == left
+    more = torch.cat([x, x + 1, x - 1]).double()
+    assert relative_error(run(merged.module(), more), run(model, more)) < 1e-9
+
+
+def test_the_sizes_of_what_a_convolution_gives_are_its_own() -> None:
+    model = Made(both(lambda m, x: m.a(x), lambda m, h: m.b(h).sigmoid() * h.shape[2]),
+                 a=C(4, 4, 3, bias=False), b=C(4, 4, 1))  # fmt: skip
+    model, x = randomize(model).double(), IMAGE.double()
+    merged = fxrep.reparameterize(model)
+    assert relative_error(run(merged, x), run(model, x)) < 1e-9
+    assert left_in(merged) == (2, 0, 0)
 
 
 def test_other_ways_into_a_model_do_not_scale_twice() -> None:

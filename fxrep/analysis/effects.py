@@ -58,6 +58,7 @@ FUNCTIONS = {
     nn.LeakyReLU, nn.ELU, nn.Mish, nn.PReLU,
 }  # fmt: skip
 POINTWISE_OR_FRESH = (*FRESH_MODULES, *POINTWISE_MODULES)
+SHAPES = {"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement"}
 KEEPS_RANK_MODULES = (*POINTWISE_MODULES, nn.Linear)
 KEEPS_RANK = {*POINTWISE, "pad", "linear", "transpose", "swapaxes", "permute", "softmax"}
 WRITES = {*INPLACE, "__setitem__", "setitem"}
@@ -277,6 +278,14 @@ def _flattened(rank: int | None, start: Any, end: Any) -> int | None:
     if rank is None or not isinstance(start, int) or not isinstance(end, int):
         return None
     return rank - (end % (rank + 2) - start % (rank + 2))
+
+
+def reads_shape(node: fx.Node) -> bool:
+    """Whether a node looks at a tensor's sizes only."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in SHAPES
+    name = name_of(node)
+    return reads_metadata(node) and (name in SHAPES or name.startswith(("sym_size", "sym_numel")))
 
 
 def keeps_rank(node: fx.Node, module: nn.Module | None) -> bool:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import fx
 
+from ..analysis import effects
 from ..analysis.cost import Cost, Policy
 from ..analysis.forms import ONE, Form, Scale, Term, atom, biases, price
 from ..analysis.known import has_channels, has_type
@@ -158,7 +159,7 @@ class Analysis:
             if known.convolves or any(n in convolves for n in known.operands):
                 convolves.add(node)
         for node in reversed(self.program.operators):
-            readers = self.program.readers(node)
+            readers = self._readers(node)
             reached: set[fx.Node] = set()
             hard = not readers or node in self.barriers or node in self.kept
             for user in readers:
@@ -171,6 +172,13 @@ class Analysis:
                 self.required.add(node)
                 reached = {node}
             roots[node] = reached
+
+    def _readers(self, node: fx.Node) -> list[fx.Node]:
+        """Who needs the value of a node: not those that look at the sizes of a norm's, which are those of its input."""
+        readers, linear = self.program.readers(node), self.linear.get(node)
+        if linear is None or linear.kind not in ("norm", ""):
+            return readers
+        return [user for user in readers if not effects.reads_shape(user)]
 
     # --------------------------------------------------------------------------------------------------------- forms
     def form(self, node: fx.Node) -> Form | None:
@@ -366,7 +374,7 @@ class Analysis:
         """Nodes that were taken for interior, and whose value something outside of all regions needs."""
         inside = {n for region in self.regions.values() for n in region.nodes}
         interior = {n for region in self.regions.values() for n in region.interior}
-        return {n for n in interior if n in self.required or not inside.issuperset(self.program.readers(n))}
+        return {n for n in interior if n in self.required or not inside.issuperset(self._readers(n))}
 
     def _check_reach(self, region: Region) -> None:
         """Raise ``Illegal`` if convolutions of two modules would be composed that are more than a convolution each.

@@ -1131,6 +1131,13 @@ guard(
     tests=(f"{REGRESSIONS}::test_exact", f"{COMPOSED}::test_is_one", f"{REGRESSIONS}::test_no_false_alarm"),
 )
 guard(
+    "required: sizes",
+    "the sizes of what a convolution gives, or a factor makes wider, are not those of its input",
+    'if linear is None or linear.kind not in ("norm", ""):',
+    "if linear is None:",
+    tests=(f"{RESHAPES}::test_the_sizes_of_what_a_convolution_gives_are_its_own",),
+)
+guard(
     "required: separated values",
     "a value that a region adds up exists",
     "for node in values:\n                self._require(node)",
