@@ -462,3 +462,53 @@ def test_a_forward_that_writes_to_the_weights_of_a_module() -> None:
     after, x = fxrep.reparameterize(model), image().double()
     for _ in range(2):
         assert relative_error(run(after, x), run(model, x)) <= 1e-9
+
+
+class Standardized(nn.Conv2d):
+    """Its code normalises the weights, so the convolution is in the code of a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+class Handing(nn.Module):
+    """A scale in the code around two modules that it is handed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.a, self.b = nn.Conv2d(4, 4, 1), Standardized(4, 4, 3), Standardized(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu() * 0.5
+        return self.a(h).sin() + self.b(h).cos()
+
+
+def test_a_scale_that_is_handed_to_two_modules() -> None:
+    merged: Any = assert_merged(randomize(Handing()), image(), convs=3, adds=1)
+    assert [m.operators for m in fxrep.report(merged).merged] == [{"scale": 1, "conv": 1}] * 2
+
+
+def test_a_scale_that_is_handed_to_two_modules_and_used_in_another_way() -> None:
+    """The other way would scale twice; the weights are computed once all the same."""
+
+    class Model(Handing):
+        def other(self, x: Tensor) -> Tensor:
+            return self.a(x * 0.5)
+
+    model = randomize(Model()).double()
+    merged: Any = assert_merged(model, image(), convs=3, adds=1)
+    assert relative_error(merged.other(image().double()), model.other(image().double())) <= 1e-9
+
+
+def test_a_norm_that_is_handed_to_two_modules() -> None:
+    class Model(Handing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norm(self.first(x).relu())
+            return self.a(h).sin() + self.b(h).cos()
+
+    assert_merged(randomize(Model()), image(), convs=3, norms=1, adds=1)
