@@ -29,18 +29,18 @@ class Filled(nn.Module):
 
     def __init__(self, writes: list[Index], amounts: tuple[int, ...] = (1, 1, 1, 1), off: float = 0.0) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6))
+        self.conv, self.norm = nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)
         self.second = nn.Conv2d(6, 5, 3)
         self.writes, self.amounts, self.off = writes, list(amounts), off
 
     def border(self) -> Tensor:
-        conv, norm = self.first[0], self.first[1]
+        conv, norm = self.conv, self.norm
         std = torch.sqrt(norm.running_var + norm.eps)
         value: Tensor = (conv.bias - norm.running_mean) / std * norm.weight + norm.bias
         return value.view(1, -1, 1, 1) + self.off if self.off else value.view(1, -1, 1, 1)
 
     def pad(self, x: Tensor) -> Tensor:
-        out, border = F.pad(self.first(x), self.amounts), self.border()
+        out, border = F.pad(self.norm(self.conv(x)), self.amounts), self.border()
         for index in self.writes:
             out[index] = border
         return out
@@ -86,7 +86,7 @@ class ReadBetween(Filled):
     """Somebody reads the padded value before its last side is filled."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out, border = F.pad(self.first(x), self.amounts), self.border()
+        out, border = F.pad(self.norm(self.conv(x)), self.amounts), self.border()
         for index in self.writes[:-1]:
             out[index] = border
         early = out.sum(1, keepdim=True)
@@ -98,7 +98,7 @@ class ReadThroughView(Filled):
     """A view that was made before the writes sees them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out, border = F.pad(self.first(x), self.amounts), self.border()
+        out, border = F.pad(self.norm(self.conv(x)), self.amounts), self.border()
         view = out[:, :, :, :]
         for index in self.writes:
             out[index] = border
