@@ -241,14 +241,35 @@ def test_a_file_that_gives_another_output_is_not_written(place: Path, monkeypatc
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_error_halfway_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def save(deploy: Any, path: Path) -> None:
-        path.write_bytes(b"half")
+    def save(deploy: Any, file: Any) -> None:
+        file.write(b"half")
         raise error
 
     monkeypatch.setattr(torch, "save", save)
     code = 130 if isinstance(error, KeyboardInterrupt) else 2
     line = refused(place, "convert", "net.py:build", "-i", "1x3x16x16", "-o", "deploy.pt", code=code)
     assert "No space left" in line or "interrupted" in line
+
+
+def test_a_disk_that_is_full_leaves_nothing(place: Path) -> None:
+    """In a process of its own: where a write fails, torch's writer of .pt2 aborts it."""
+    pytest.importorskip("resource")
+    code = """if True:
+        import resource
+        from fxrep.cli.app import app
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        for ending in ("safetensors", "pt2", "pt"):
+            try:
+                app(["convert", "net.py:build", "-i", "1x3x16x16", "-o", f"deploy.{ending}", "--seconds", "0"])
+            except SystemExit as error:
+                print(ending, error.code)
+    """
+    before = sorted(place.iterdir())
+    done = python("-B", "-c", code)
+    assert done.stdout.splitlines() == ["safetensors 2", "pt2 2", "pt 2"], done.stderr
+    line = r"error: 'deploy\.\w+' could not be written: .*File too large.*\n"
+    assert re.fullmatch(f"({line}){{3}}", done.stderr), done.stderr
+    assert sorted(place.iterdir()) == before
 
 
 def test_an_existing_file_is_kept_without_force(place: Path) -> None:

@@ -6,6 +6,7 @@ Files are written into a folder of their own beside OUT, checked there, and rena
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -146,7 +147,8 @@ def write(folder: Path, out: Path, opened: Opened, deploy: nn.Module, inputs: In
             return _write_exported(path, deploy, inputs)
         if out.suffix == ".onnx":
             return _write_onnx(path, deploy, inputs)
-        torch.save(deploy, path)
+        with _patient(path) as file:
+            torch.save(deploy, file)
         return Written(
             [path], ["it holds Python objects: load it where you trust it, with torch.load(OUT, weights_only=False)"]
         )
@@ -171,6 +173,43 @@ def reopen(written: Written, opened: Opened) -> nn.Module:
         model = load(path, fresh(), trust=True)
     written.notes.append("a forward calls more than tensor operators: fxrep.load(OUT, trust=True) reads it")
     return model
+
+
+class _Patient(io.BufferedWriter):
+    """A file that keeps what goes wrong to itself: where a write fails, torch's zip writer aborts the whole process."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.failure: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        if self.failure is None:
+            with self._noted():
+                super().write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        with self._noted():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:  # an interrupt as well
+            self.failure = self.failure or error
+
+
+@contextlib.contextmanager
+def _patient(path: Path) -> Iterator[_Patient]:
+    """A file for torch to write to; what went wrong is raised at the end, in the words of the system."""
+    file = _Patient(path)
+    try:
+        yield file
+    finally:
+        file.close()
+        if file.failure:
+            raise file.failure
 
 
 def _write_safetensors(path: Path, out: Path, opened: Opened, deploy: nn.Module, inputs: Inputs) -> Written:
@@ -209,8 +248,8 @@ def _export(model: nn.Module, inputs: Inputs) -> tuple[Any, list[str]]:
 
 def _write_exported(path: Path, deploy: nn.Module, inputs: Inputs) -> Written:
     program, notes = _export(deploy, inputs)
-    with quiet():
-        torch.export.save(program, path)
+    with quiet(), _patient(path) as file:
+        torch.export.save(program, file)
     return Written([path], notes, any_batch=not notes)
 
 
