@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu, measuring, modes, page, peers, roofline, suite, usage
+from benchmarks import command, gpu, measuring, modes, page, peers, roofline, suite, usage
 from benchmarks.common import alternate, quartiles
 from benchmarks.counting import OpCounter, OpCounts, count_ops, peak_bytes
 from benchmarks.models import TUTORIAL, make
@@ -298,3 +298,13 @@ def test_the_page_says_what_the_files_say() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     measured = text.split(page.BEGIN)[1].split(page.END)[0].strip()
     assert measured == page.render(ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md").strip()
+
+
+def test_the_command_is_timed(tmp_path: Path) -> None:
+    for package in ("timm", "typer", "safetensors"):
+        pytest.importorskip(package)
+    found = command.report_times("test_byobnet")
+    assert 0 < found["report"] < 60
+    steps = command.convert_times("test_byobnet", tmp_path, check=False)
+    assert {"open", "merge", "write", "save"} <= steps.keys()
+    assert all(steps[step] > 0 for step in ("open", "merge", "write", "save"))
