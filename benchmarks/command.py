@@ -3,8 +3,8 @@
     python -m benchmarks.command
 
 `fxrep report` is timed in fresh processes, from the end of `import torch, timm`. `fxrep convert -o x.safetensors` says
-itself how long each of its steps took; beside them is the time to save the same model's weights as they are, in the same
-folder. Everything is repeated; the table has the medians, a JSON file has all.
+itself how long each of its steps took; beside them is the time to save the same model's weights as they are, in the
+same folder. Everything is repeated; the table has the medians, a JSON file has all.
 """
 
 import argparse
