@@ -38,6 +38,7 @@ def reparameterize(
     only: Paths | None = None,
     skip: Paths | None = None,
     norms: Norms = "fold",
+    differentiable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> M: ...
 
@@ -52,6 +53,7 @@ def reparameterize(
     only: Paths | None = None,
     skip: Paths | None = None,
     norms: Norms = "fold",
+    differentiable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExportedProgram: ...
 
@@ -65,6 +67,7 @@ def reparameterize(
     only: Paths | None = None,
     skip: Paths | None = None,
     norms: Norms = "fold",
+    differentiable: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module | ExportedProgram:
     """Merge the linear branches of a trained model into single convolutions with the same output.
@@ -83,6 +86,9 @@ def reparameterize(
         skip: leave these modules and what is inside them alone; the same.
         norms: ``"keep"`` folds a norm only into branches that merge: the one behind their sum, or behind a convolution
             alone, stays, as training after the merge needs it.
+        differentiable: the merged weights are functions of the branches', and everything else is the model's own:
+            gradients of what is computed from the result, or from its weights, go to the parameters of ``model``. The
+            merged weights are buffers then, and hold until the parameters change. Not for exported programs.
         progress: called with (done, total) as the merges are computed.
 
     Returns:
@@ -93,7 +99,8 @@ def reparameterize(
     Raises:
         TypeError: ``model`` is neither an ``nn.Module`` nor an ``ExportedProgram``.
         ValueError: ``model`` is in training mode, is not initialised, or has no values; ``policy`` or ``norms`` is
-            unknown; or ``only`` or ``skip`` fits no module.
+            unknown; ``only`` or ``skip`` fits no module; or ``differentiable`` is asked for of an exported program, or
+            ``inplace``, which would drop the branches.
         RuntimeError: with ``example_inputs``, the outputs differ.
 
     The algebra is that of RepVGG (Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021, section
@@ -110,12 +117,15 @@ def reparameterize(
     check_model(model)
     rule, selection = policy_named(policy), Selection(only, skip, norms)
     selection.check(lambda: _paths(model))
-    with torch.no_grad(), _collector_paused():
+    if differentiable and (inplace or is_exported(model)):
+        what = "inplace=True" if inplace else "an exported program"
+        raise ValueError(f"differentiable=True needs the branches, which {what} drops")
+    with torch.set_grad_enabled(differentiable), _collector_paused():
         # in functions of their own, so that all that they made is let go of before the collector looks at it
         if is_exported(model):
             return _reparameterize_exported(model, example_inputs, inplace, rule, selection, progress)
         assert isinstance(model, nn.Module)
-        return _reparameterize_module(model, example_inputs, inplace, rule, selection, progress)
+        return _reparameterize_module(model, example_inputs, inplace, rule, selection, progress, differentiable)
 
 
 def _reparameterize_module(
@@ -125,11 +135,15 @@ def _reparameterize_module(
     policy: Policy,
     selection: Selection,
     progress: Callable[[int, int], None] | None,
+    differentiable: bool,
 ) -> nn.Module:
     expected, observed = _observe(model, example_inputs)
     plan = make_plan(structural_copy(model), model, policy, observed, progress, selection=selection)
     report, weights = make_report(plan, observed), parameters_of(model)
-    result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
+    if differentiable:
+        result = structural_copy(model)
+    else:
+        result = model if inplace else owning_copy(model, except_for=plan.dead_tensors())
     undo = _Snapshot(result) if inplace else None
     try:
         rewrite(plan, result)
@@ -139,7 +153,7 @@ def _reparameterize_module(
         if undo:
             undo.restore()
         raise
-    report.weigh(weights, parameters_of(result))
+    report.weigh(weights, [*parameters_of(result), *_computed(result)])
     vars(result)[REPORT] = report
     return result
 
@@ -310,7 +324,7 @@ def verify(
 def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     """Every tensor that a call returns; its inputs are left as they were, and random numbers repeat."""
     symbols: dict[int, Any] = {id(leaf): leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.SymInt)}
-    with torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         output = model(*copy.deepcopy(inputs, symbols))
     return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
@@ -331,7 +345,12 @@ def _observe(
 
 def _with_own_buffers(model: M) -> M:
     """A copy to run: a forward may write to buffers, not to parameters."""
-    return owning_copy(model, except_for=model.parameters())
+    return owning_copy(model, except_for=[*model.parameters(), *_computed(model)])
+
+
+def _computed(model: nn.Module) -> list[Tensor]:
+    """The buffers that are functions of parameters."""
+    return [buffer for buffer in model.buffers() if buffer.grad_fn is not None]
 
 
 def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | None = None) -> Verification:

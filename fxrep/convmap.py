@@ -567,7 +567,7 @@ def _flipped(weight: Tensor, groups: int) -> Tensor:
 
 
 def _copy(weight: Tensor) -> Tensor:
-    return weight.detach().to(torch.float64, copy=True)
+    return weight.to(torch.float64, copy=True)
 
 
 def _per_channel(scale: Tensor, dim: int) -> Tensor:

@@ -185,7 +185,7 @@ class Check:
         program = self.region.program
         if node.op == "get_attr":
             tensor = program.tensor(node)
-            return None if tensor is None else double(tensor.detach())
+            return None if tensor is None else double(tensor)
         constant = program.constant(node)
         if constant is not None:
             return constant

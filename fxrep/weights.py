@@ -41,6 +41,29 @@ def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None
 
     The largest weight is cast to float64 once, in ``workspace``: the proof reads it, then the merged kernel takes it.
     """
+    with torch.no_grad():
+        modules = _proven(region, workspace)
+    if torch.is_grad_enabled() and not isinstance(modules, str):
+        _let_gradients_through(region, modules)
+    return modules
+
+
+def _let_gradients_through(region: Region, modules: list[nn.Module | None]) -> None:
+    """Replace the weights by what they are computed from the branches' as, as far as that takes part in gradients."""
+    for term, conv, bias in zip(region.form.terms, modules, biases(region.form), strict=True):
+        if conv is None or not isinstance(term.map, ConvMap):
+            continue
+        kernel = term.map.weight(term.map.layout()[0])
+        kernel = term.map.as_transposed(kernel)[0] if term.map.up else kernel
+        bias = None if bias is None else bias.expand(term.map.out_channels)
+        for name, value in (("weight", kernel), ("bias", bias)):
+            made = conv._parameters[name]
+            if value is not None and made is not None and value.requires_grad:
+                del conv._parameters[name]
+                conv.register_buffer(name, value.to(made))
+
+
+def _proven(region: Region, workspace: Workspace) -> list[nn.Module | None] | str:
     lossy = _cancelling_norm(region)
     if lossy is not None:
         return lossy

@@ -102,7 +102,7 @@ class Program:
         if isinstance(value, bool | int | float):
             return torch.tensor(float(value), dtype=torch.float64)
         if isinstance(value, Tensor):
-            return value.detach()
+            return value
         if not isinstance(value, fx.Node):
             return None
         if value not in self._constants:
@@ -122,7 +122,7 @@ class Program:
     def _evaluate(self, node: fx.Node) -> Tensor | None:
         if node.op == "get_attr":
             tensor = self.tensor(node)
-            return None if tensor is None or self.is_written(node) else tensor.detach()
+            return None if tensor is None or self.is_written(node) else tensor
         module = self.module(node)
         if module is not None and not self._is_function(module):
             return None
@@ -141,14 +141,13 @@ class Program:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)
         function: Callable[..., Any]
         if module is not None:
-            function = with_tensors(module, lambda tensor: tensor.detach().double()).forward
+            function = with_tensors(module, Tensor.double).forward
         elif node.op == "call_method":
             function = getattr(Tensor, str(node.target))
         else:
             function = node.target  # type: ignore[assignment]
         try:
-            with torch.no_grad():
-                result = function(*args, **kwargs)
+            result = function(*args, **kwargs)
         except Exception:
             return None
         if isinstance(result, bool | int | float):

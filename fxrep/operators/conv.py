@@ -69,9 +69,9 @@ def transposed(
     numbers = (*stride, *padding, *output_padding, *dilation, groups)
     if not all(isinstance(n, int) for n in numbers):
         raise Illegal("its stride, padding or dilation is computed from the input")
-    conv = ConvMap.transposed(weight.detach(), stride=stride, padding=padding, output_padding=output_padding,
+    conv = ConvMap.transposed(weight, stride=stride, padding=padding, output_padding=output_padding,
                               dilation=dilation, groups=groups)  # fmt: skip
-    shift = ZERO if bias is None else bias.detach().double()
+    shift = ZERO if bias is None else bias.double()
     return Linear((x,), lambda form: compose(form, conv, shift), composes=True, dtypes=(dtype,), kind="conv")
 
 
@@ -117,8 +117,8 @@ def _conv(
     dtype: torch.dtype | None = None,
 ) -> Linear:
     pads = _pads(padding, weight.shape[2:], dilation)
-    conv = ConvMap.conv(weight.detach(), stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode)
-    shift = ZERO if bias is None else bias.detach().double()
+    conv = ConvMap.conv(weight, stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode)
+    shift = ZERO if bias is None else bias.double()
 
     def combine(form: Form) -> Form:
         return compose(form, conv, shift)
@@ -175,6 +175,6 @@ def matmul(op: Operator) -> Linear:
 
 def linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
     """A linear layer of ``x``."""
-    map = ConvMap.conv(weight.detach(), stride=(), padding=(), dilation=(), groups=1)
-    shift = ZERO if bias is None else bias.detach().double()
+    map = ConvMap.conv(weight, stride=(), padding=(), dilation=(), groups=1)
+    shift = ZERO if bias is None else bias.double()
     return Linear((x,), lambda form: compose(form, map, shift), composes=True, dtypes=(dtype,), kind="linear")

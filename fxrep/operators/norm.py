@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,12 +54,12 @@ def normalize(
     if mean is None or var is None:
         raise Illegal(f"{op.program.describe(op.node)} has no running statistics and normalises by the batch")
     value = op.value(x)
-    factor = (var.detach().double() + eps).rsqrt_()
+    factor = (var.double() + eps).rsqrt_()
     if weight is not None:
-        factor = factor.mul_(weight.detach())
-    shift = factor * mean.detach()
-    shift = shift.neg_() if bias is None else bias.detach() - shift
-    if not math.isfinite((factor + shift).sum()):
+        factor = factor.mul_(weight)
+    shift = factor * mean
+    shift = shift.neg_() if bias is None else bias - shift
+    if not bool(torch.isfinite((factor + shift).sum())):
         raise Illegal(f"{op.program.describe(op.node)} has NaN or infinite statistics")
 
     def combine(form: Form) -> Form:
@@ -72,9 +70,9 @@ def normalize(
 
     def cancels() -> float:
         """Of normally distributed values with these statistics, in the mean over the channels."""
-        weights = 1.0 if weight is None else weight.detach().double().square()
-        biases = 0.0 if bias is None else bias.detach().double().square()
-        means = mean.detach().double().square() / (var.detach().double() + eps)
+        weights = 1.0 if weight is None else weight.double().square()
+        biases = 0.0 if bias is None else bias.double().square()
+        means = mean.double().square() / (var.double() + eps)
         size = (weights + biases + torch.zeros_like(means)).sum()
         return float(((weights * (1 + means)).sum() / size).sqrt()) if size else 1.0
 

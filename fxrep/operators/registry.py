@@ -196,7 +196,7 @@ def align(constant: Tensor, rank: int | None) -> Tensor:
 
     The channel is the axis before the ``rank`` spatial ones.
     """
-    constant = constant.detach().double()
+    constant = constant.double()
     if constant.numel() == 1 and (constant.dim() <= 1 or (rank is not None and constant.dim() <= rank + 2)):
         return constant.reshape(())
     if rank is None:

@@ -347,7 +347,7 @@ guard(
     "norm: no statistics", "a norm without running statistics depends on its batch", "if mean is None or var is None:"
 )
 guard(
-    "norm: broken statistics", "NaN or infinite statistics are named", "if not math.isfinite((factor + shift).sum()):"
+    "norm: broken statistics", "NaN or infinite statistics are named", "if not bool(torch.isfinite((factor + shift).sum())):"
 )
 guard(
     "norm: axis",
@@ -1039,7 +1039,7 @@ guard.of("analysis/program.py", *WRITES, f"{OWN}::test_one_tensor_for_two_inputs
 guard(
     "constants: written parameters",
     "a buffer that is written to is not a constant",
-    "return None if tensor is None or self.is_written(node) else tensor.detach()",
+    "return None if tensor is None or self.is_written(node) else tensor",
     "return None if tensor is None else tensor.detach()",
 )
 guard(
@@ -1660,7 +1660,7 @@ guard(
 guard(
     "examples: buffers",
     "a run on the example inputs does not change the model's buffers",
-    "return owning_copy(model, except_for=model.parameters())",
+    "return owning_copy(model, except_for=[*model.parameters(), *_computed(model)])",
     "return model",
 )
 guard("examples: NaN", "two NaNs are no agreement", '.nan_to_num(nan=float("inf"))', ".nan_to_num(nan=0.0)")
