@@ -389,6 +389,8 @@ def test_bench(place: Path) -> None:
     assert all(row["rounds"] >= 3 for row in rows)
     assert all(row["before_ms"]["low"] <= row["before_ms"]["median"] <= row["before_ms"]["high"] for row in rows)
     assert "times as fast" in call(*arguments).stdout
+    (row,) = call_json("bench", "net.py:build", "-i", "1x3x16x16", "--seconds", 0)["rows"]
+    assert row["rounds"] == 3
 
 
 def test_list() -> None:

@@ -219,7 +219,7 @@ def convert(
                     _fail(f"'{out}' was not written: read back, it gives another output", VERIFICATION_FAILED)
                 result["error"] = _worst(verdicts)
                 costs["after"] = cost_of(model, deploy, inputs)
-                samples = _time(progress, {"before": before, "after": deploy}, inputs, seconds)
+                samples = _time(progress, {"before": before, "after": deploy}, inputs, seconds) if seconds else None
                 result |= {side: cost.to_dict() for side, cost in costs.items()}
                 result["latency_ms"] = {k: statistics.median(v) for k, v in samples.items()} if samples else None
             outputs.commit(written, out)
@@ -285,7 +285,7 @@ def bench(
     trust: Trust = False,
     input_: Shapes = None,
     batch: Annotated[list[int] | None, typer.Option("--batch", "-b", help="Batch size; repeat.", min=1)] = None,
-    seconds: Annotated[float, typer.Option(help="For each batch size.", min=0)] = 5.0,
+    seconds: Annotated[float, typer.Option(help="For each batch size; three rounds at least.", min=0)] = 5.0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice", min=1)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     policy: Policy = "default",
@@ -308,9 +308,7 @@ def bench(
         for size in batch or [chosen[0][0]]:
             inputs = tuple(x.to(device) for x in make_inputs([(size, *shape[1:]) for shape in chosen], before))
             run(model, before, inputs)
-            samples = _time(progress, pair, inputs, seconds, f"batch {size}")
-            assert samples is not None
-            rows.append(_row(size, samples))
+            rows.append(_row(size, _time(progress, pair, inputs, seconds, f"batch {size}")))
     if as_json:
         _print_json({"model": model, "device": device, "threads": torch.get_num_threads(), "rows": rows})
         return
@@ -449,9 +447,7 @@ def _runs(model: nn.Module, inputs: Inputs) -> bool:
 
 def _time(
     progress: Steps, pair: dict[str, nn.Module], inputs: Inputs, seconds: float, text: str = "measuring latency"
-) -> dict[str, list[float]] | None:
-    if not seconds:
-        return None
+) -> dict[str, list[float]]:
     with progress.step("latency", text) as tick:
         return latency(pair, inputs, seconds, lambda done: tick(int(100 * done), 100))
 

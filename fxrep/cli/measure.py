@@ -93,7 +93,7 @@ def latency(
         while len(next(iter(samples.values()))) < 3 or time.perf_counter() - begin < seconds:
             for name, model in models.items():
                 samples[name].append(_timed(model, inputs))
-            tick(min(1.0, (time.perf_counter() - begin) / seconds))
+            tick(min(1.0, (time.perf_counter() - begin) / seconds) if seconds else 1.0)
     return samples
 
 
