@@ -505,6 +505,18 @@ def test_a_missing_exporter_is_one_line(place: Path, monkeypatch: pytest.MonkeyP
     assert line == 'this needs onnxscript, which is not installed: pip install "fxrep[export]"'
 
 
+def test_without_onnx_runtime_the_file_is_written_and_a_note_says_so(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = call("convert", "net.py:build", "-i", "1x3x16x16", "-o", "deploy.onnx", "--seconds", 0)
+    assert "wrote deploy.onnx" in result.stdout
+    assert "the same output" not in result.stdout
+    assert 'note: not run: pip install "fxrep[export]"' in result.stderr
+    assert (place / "deploy.onnx").exists()
+
+
 @pytest.mark.parametrize("command", [(), ("report",), ("convert",), ("verify",), ("bench",), ("list",)])
 def test_help_has_examples(command: tuple[str, ...]) -> None:
     result = call(*command, "--help")

@@ -229,7 +229,8 @@ def convert(
         return
     if check:
         Console().print(tables.summary(costs["before"], costs["after"], samples))
-        _print(tables.verdict(max(verdicts, key=lambda v: v.relative)) + (_checked_by(out)))
+        if verdicts:
+            _print(tables.verdict(max(verdicts, key=lambda v: v.relative)) + _checked_by(out))
     _print(f"wrote {out} ({tables.size(result['bytes'])}), {result['merged']} merges" + _conv_nodes(result))
     for note in written.notes:
         _print_note(note)
