@@ -125,6 +125,8 @@ def _why_not(program: Program) -> str | None:
     """Why nothing in a program can be merged."""
     if program.keeps_state():
         return "the forward changes a tensor that it makes itself"
+    if any(program.is_written(n) for n in program.nodes if n.op == "get_attr" and n.target in program.piece.asked):
+        return "the forward writes to a parameter that a condition depends on"
     if any(effects.name_of(node) == "_enter_autocast" for node in program.nodes):
         return "the graph sets autocast"
     return None

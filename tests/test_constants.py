@@ -79,3 +79,39 @@ def test_what_changes_is_none(case: str) -> None:
         torch.manual_seed(0)
         assert relative_error(run(after, X.double()), expected) <= 1e-9
     assert not fxrep.report(after).merged
+
+
+class Asked(nn.Module):
+    """``conv3(x) + conv1(x) + alpha conv1(x)``, if ``alpha`` is not zero."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.three, self.two, self.one = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.alpha = nn.Parameter(torch.tensor(alpha))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.three(x) + self.two(x)
+        if self.alpha:
+            return out + self.alpha * self.one(x)
+        return torch.relu(out)
+
+
+class Flipped(Asked):
+    """The parameter that is asked is another one in the next call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        self.alpha.mul_(0.0)
+        return out
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.0])
+def test_a_condition_on_a_parameter(alpha: float) -> None:
+    assert_merged(Asked(alpha).eval(), X, convs=1)
+
+
+def test_a_condition_on_a_parameter_that_the_forward_writes_to() -> None:
+    model = Flipped(0.5).eval().double()
+    after = fxrep.reparameterize(model)
+    for _ in range(2):
+        assert relative_error(run(after, X.double()), run(model, X.double())) <= 1e-9

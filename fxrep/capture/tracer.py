@@ -81,7 +81,8 @@ class Call:
 class Piece:
     """A module that was traced as one graph: ``root`` is it, ``path`` its place in the model.
 
-    ``taken`` are names that nothing new may have; ``kept``, nodes whose values somebody outside the graph refers to.
+    ``taken`` are names that nothing new may have; ``kept``, nodes whose values somebody outside the graph refers to;
+    ``asked``, parameters that a condition depends on.
     """
 
     path: str
@@ -92,6 +93,7 @@ class Piece:
     opaque: dict[nn.Module, str]
     taken: set[str] = field(default_factory=set)
     kept: set[fx.Node] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
     flat: ClassVar[bool] = False  # whether the graph is all there is: no module has a forward of its own
 
     def where(self, node: fx.Node) -> str:
@@ -209,6 +211,7 @@ class Tracer(fx.Tracer):
         self.call_of: dict[fx.Node, Call] = {}
         self.current: Call | None = None
         self.tensor_names: dict[int, str] = {}
+        self.asked: set[str] = set()
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
@@ -231,7 +234,7 @@ class Tracer(fx.Tracer):
         for call in self.calls[1:]:
             assert call.parent is not None
             call.parent.children.append(call)
-        return Piece(path, root, graph, self.calls, self.call_of, self.opaque)
+        return Piece(path, root, graph, self.calls, self.call_of, self.opaque, asked=self.asked)
 
     # -------------------------------------------------------------------------------------------------- fx overrides
     def create_args_for_root(
@@ -371,6 +374,9 @@ class Tracer(fx.Tracer):
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        if isinstance(obj, TensorProxy) and isinstance(obj._tensor, nn.Parameter):  # as constant as in a merged weight
+            self.asked.add(str(obj.node.target))
+            return bool(obj._tensor)
         self._guess()
         return super().to_bool(obj)
 

@@ -220,9 +220,7 @@ FAMILIES: dict[str, list[Design]] = {
             lambda: detectors.AlphaRepVggBlock(8, 8), left(conv=1), "Alpha is a parameter of shape (1,)."),
         Design(
             "PP-YOLOE, with alpha asked for its truth", sources.PPYOLOE, "silu(bn(conv3 x) + (a or 1) bn(conv1 x))",
-            lambda: detectors.AskedAlphaRepVggBlock(8, 8), left(conv=2, add=1, mul=1),
-            "Not reached: fxrep traces parameters as unknowns, and `if self.alpha:` ends the trace; only the norms of "
-            "the branches are folded.", left(conv=1)),
+            lambda: detectors.AskedAlphaRepVggBlock(8, 8), left(conv=1)),
         Design(
             "PP-YOLOE, without alpha", sources.PPYOLOE, "silu(bn(conv3 x) + bn(conv1 x))",
             lambda: detectors.AlphaRepVggBlock(8, 8, alpha=False), left(conv=1)),

@@ -347,7 +347,9 @@ guard(
     "norm: no statistics", "a norm without running statistics depends on its batch", "if mean is None or var is None:"
 )
 guard(
-    "norm: broken statistics", "NaN or infinite statistics are named", "if not bool(torch.isfinite((factor + shift).sum())):"
+    "norm: broken statistics",
+    "NaN or infinite statistics are named",
+    "if not bool(torch.isfinite((factor + shift).sum())):",
 )
 guard(
     "norm: axis",
@@ -1047,6 +1049,13 @@ guard(
     "a value computed from constants and then written to is not a constant",
     "not effects.is_deterministic(node)) or self.is_written(node):",
     "not effects.is_deterministic(node)):",
+)
+guard(
+    "conditions: written parameters",
+    "a condition on a parameter that the forward writes to may hold in one call and not in the next",
+    "if any(program.is_written(n) for n in program.nodes if n.op",
+    "if False and any(program.is_written(n) for n in program.nodes if n.op",
+    tests=(CONSTANTS,),
 )
 guard(
     "constants: modules",
