@@ -1051,13 +1051,6 @@ guard(
     "not effects.is_deterministic(node)):",
 )
 guard(
-    "conditions: written parameters",
-    "a condition on a parameter that the forward writes to may hold in one call and not in the next",
-    "if any(program.is_written(n) for n in program.nodes if n.op",
-    "if False and any(program.is_written(n) for n in program.nodes if n.op",
-    tests=(CONSTANTS,),
-)
-guard(
     "constants: modules",
     "a module that draws random numbers, or has hooks, gives another value in each call",
     "if module is not None and not self._is_function(module):",
@@ -1508,6 +1501,13 @@ guard(
 # ----------------------------------------------------------------------------------------------- plan, weights, rewrite
 guard.of("plan.py", OWN, HAZARDS, REGRESSIONS, ANY, EXPORT)
 guard("plan: state", "a forward that writes to a tensor that it makes is left alone", "if program.keeps_state():")
+guard(
+    "conditions: written parameters",
+    "a condition on a parameter that the forward writes to may hold in one call and not in the next",
+    "if any(program.is_written(n) for n in program.nodes if n.op",
+    "if False and any(program.is_written(n) for n in program.nodes if n.op",
+    tests=(CONSTANTS,),
+)
 guard(
     "plan: autocast in a graph",
     "a graph that sets autocast is left alone",
