@@ -452,3 +452,9 @@ def test_numbers() -> None:
     found = " ".join(map(scaled, numbers))
     assert found == "0 999 1.00k 9.99k 10.0k 99.9k 100k 999k 1.00M 1.00G 1000P 10000000P"
     assert scaled(36_400_000, "B") == "36.4 MB"
+
+
+def test_a_pool_and_a_norm_have_no_convolution_that_tells_their_type() -> None:
+    model = nn.Sequential(nn.AvgPool2d(2), nn.BatchNorm2d(4)).eval()
+    (norm,) = (kept for kept in fxrep.explain(model).kept if kept.kind == "norm")
+    assert norm.reason == "its parts compute in a type that is not known"

@@ -442,7 +442,12 @@ class Analysis:
                 raise Illegal("one of the values that are added is not a plain multiple of what it comes from")
         dtypes = {d for node in region.nodes for d in region.linear[node].dtypes}
         if len(dtypes) != 1:
-            raise Illegal(f"its parts compute in different types: {', '.join(sorted(map(str, dtypes)))}")
+            types = (
+                f"in different types: {', '.join(sorted(map(str, dtypes)))}"
+                if dtypes
+                else "in a type that is not known"
+            )
+            raise Illegal(f"its parts compute {types}")
         region.dtype = dtypes.pop()
         for term in form.terms:
             if isinstance(term.map, ConvMap):
