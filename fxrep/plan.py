@@ -226,9 +226,6 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             if placement.piece is not program.piece:
                 continue
             edits.passing |= placement.passing
-            for term in placement.region.form.terms:
-                handed = [n for n in placement.region.interior if _stands_for(n, term.source, placement)]
-                edits.aliases.setdefault(term.source, []).extend(handed)
             edits.gone |= dict.fromkeys(placement.gone, call_of[placement.site])
             if not placement.in_place:
                 joined = placement.region.form.joined
@@ -241,7 +238,6 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
                     )
                     for name, term in zip(merge.names, placement.region.form.terms, strict=True)
                 ]
-    edits.gone = {node: call for node, call in edits.gone.items() if node not in edits.passing}
     for node, fill in program.fills.items():
         if in_place(node):
             edits.versions[node] = fill.base
@@ -267,13 +263,6 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             edits.gone[node] = None
             recomputed.add(node)
     return edits
-
-
-def _stands_for(node: fx.Node, source: fx.Node, placement: Placement) -> bool:
-    """Whether what is handed on in a node's place before the site is the source."""
-    while node in placement.passing and node is not placement.site:
-        node = placement.passing[node]
-    return node is source
 
 
 def _build(

@@ -18,7 +18,7 @@ from ..analysis.program import Program
 from ..capture.code import asks_for_types, entry_points, reachable_names
 from ..capture.tracer import Call, Piece, join
 from ..capture.walk import tensors, walk_paths
-from .regions import CHANNELWISE, Region
+from .regions import Region
 
 LISTS = {"children", "named_children", "_modules"}
 WALKS = {"modules", "named_modules", "get_submodule"}
@@ -193,20 +193,7 @@ def computed_at(region: Region, site: fx.Node, after: list[fx.Node]) -> Placemen
     if any(region.linear[n].convolves or len(region.linear[n].operands) > 1 for n in stay):
         return None
     dies = [n for n in region.interior if n in before and n not in stay]
-    around = [n for n in dies if region.is_around(n, site)]
-    if not all(_hands_on(region, n, site) for n in around):
-        return None
-    dies = [n for n in dies if n not in around]
-    return Placement(region, site, _passing(region, [*stay, *after, *around]), dies, reads=reads)
-
-
-def _hands_on(region: Region, node: fx.Node, site: fx.Node) -> bool:
-    """Whether code around the module of ``site`` may hand to it what ``node`` reads: only forward calls it there."""
-    linear, call = region.linear[node], region.program.piece.call_of[node]
-    if linear.kind not in CHANNELWISE or len(linear.operands) != 1 or node.op == "call_module":
-        return False
-    step = _step(region.program.piece.call_of[site].path, call)
-    return not any(step in names for names in entry_points(type(call.module)))
+    return Placement(region, site, _passing(region, [*stay, *after]), dies, reads=reads)
 
 
 def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:

@@ -78,12 +78,6 @@ class Region:
         readers = [linear for node in self.nodes if (linear := self.linear[node]).composes]
         return any(not linear.convolves or not inside.isdisjoint(linear.operands) for linear in readers)
 
-    def is_around(self, node: fx.Node, site: fx.Node) -> bool:
-        """Whether a node is in the code of a module that the module of ``site`` is inside of."""
-        piece = self.program.piece
-        outer, inner = piece.call_of.get(node), piece.call_of.get(site)
-        return not piece.flat and outer is not inner and outer in _lineage(inner)
-
     def operators(self, kind: str) -> int:
         """How many operators of a kind ("conv", "norm", "add", ...) the region has before the merge."""
         return sum(self.linear[node].kind == kind for node in self.nodes)
@@ -122,12 +116,8 @@ class Analysis:
             self.kept |= late
 
     def refuse(self, region: Region, reason: str) -> None:
-        """Do not merge this region on the next ``run``; only what is in the module of its root, if it has more."""
-        around = {n for n in region.interior if region.is_around(n, region.root)}
-        if around:  # once it is kept, no region has it inside
-            self.kept |= around
-        else:
-            self.barriers[region.root] = reason
+        """Do not merge this region on the next ``run``."""
+        self.barriers[region.root] = reason
 
     # ----------------------------------------------------------------------------------------------- before the forms
     def _read_operators(self) -> None:

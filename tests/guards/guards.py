@@ -1263,19 +1263,6 @@ guard("region: written sources", "a source is not written to before the merge re
 
 guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
 guard(
-    "handing on: other ways",
-    "code beside forward that calls the module would scale twice",
-    "return not any(step in names for names in entry_points(type(call.module)))",
-    "return True",
-    tests=(f"{REGRESSIONS}::test_a_scale_that_is_handed_to_two_modules_and_used_in_another_way",),
-)
-guard(
-    "handing on: what",
-    "a module, or what is no multiple of one value, is not handed on by code around",
-    'if linear.kind not in CHANNELWISE or len(linear.operands) != 1 or node.op == "call_module":',
-    needless="a value that is neither computed nor handed on is missed where the graphs are made, which refuses it",
-)
-guard(
     "sharing: calls",
     "a module that is called twice is not replaced",
     "alone = self.times[module] == twins and ",
