@@ -52,6 +52,13 @@ def after(region: Region, sizes: Sizes) -> Figures | None:
     return plus(total, Figures(0, 0, 2 * out.bytes, out.calls)) if joined else total
 
 
+def kernels_after(region: Region) -> int:
+    """How many operators ``after`` counts."""
+    form = region.form
+    plain = (isinstance(t.map, Scale) and float(t.map.value) in (1, -1) for t in form.terms)
+    return sum(not is_plain for is_plain in plain) + (1 if form.joined else len(form.terms) - 1)
+
+
 def operator(program: Program, node: fx.Node, linear: Linear | None, sizes: Sizes) -> Figures | None:
     """One operator on its own, as the rule says that read it, or by its weight if none did; None if it is not known."""
     if linear is not None and not linear.kind:

@@ -276,8 +276,8 @@ def _figures(merge: Merge, sizes: dict[Program, Sizes | None]) -> tuple[Figures,
     regions = [placement.region for placement in merge.placements]
     known = [sizes[region.program] or {} for region in regions]
     pairs = list(zip(regions, known, strict=True))
-    before = account.add_up(account.before(*pair) for pair in pairs)
-    after = account.add_up(account.after(*pair) for pair in pairs)
+    before = account.add_up(account.before(*pair) for pair in pairs) if all(known) else None
+    after = account.add_up(account.after(*pair) for pair in pairs) if all(known) else None
     channels, positions = account.channels_of(merge.region), None
     if before is None or after is None:
         one = account.sizes_for_one(merge.region)
@@ -308,7 +308,5 @@ def _total(plan: Plan, sizes: dict[Program, Sizes | None], merged: dict[fx.Node,
     for merge in plan.merges:
         for region in (placement.region for placement in merge.placements):
             made = account.after(region, sizes[region.program] or {})
-            if made is None and (made := account.after(region, account.sizes_for_one(region))) is not None:
-                made = replace(made, macs=None, bytes=None)
-            after = account.plus(after, made or unknown)
+            after = account.plus(after, made or replace(unknown, kernels=account.kernels_after(region)))
     return before, after

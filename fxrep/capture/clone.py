@@ -89,12 +89,12 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
 
 def _copy_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
     """Copies of a module's attributes. Most are plain values, or the empty dictionaries that every module has."""
-    copied: dict[str, Any] = {}
+    copied = dict(state)
     for key, value in state.items():
         kind = type(value)
         if kind in ATOMIC:
-            copied[key] = value
-        elif key in STANDARD and not value and (kind is dict or kind is OrderedDict):
+            continue
+        if not value and key in STANDARD and (kind is dict or kind is OrderedDict):
             copied[key] = kind()
         else:
             copied[key] = _copy(value, memo)

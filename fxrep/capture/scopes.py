@@ -113,7 +113,7 @@ class _Builder:
 
     def _replaced(self, call: Call) -> list[Call]:
         """``call``, and those inside of it that the new graph does not make."""
-        inner = (child for child in call.children if child not in self.called)
+        inner = (child for child in self.piece.children.get(call, ()) if child not in self.called)
         return [call, *(c for child in inner for c in self._replaced(child))]
 
     def _bind_arguments(self) -> None:

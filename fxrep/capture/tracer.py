@@ -67,7 +67,6 @@ class Call:
     guessed: bool = False
     after: fx.Node | None = None
     last: fx.Node | None = None
-    children: list[Call] = field(default_factory=list)
 
     def inside(self, other: Call) -> bool:
         """Whether this call is ``other`` or was made, directly or not, by it."""
@@ -94,7 +93,13 @@ class Piece:
     taken: set[str] = field(default_factory=set)
     kept: set[fx.Node] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
+    children: dict[Call, list[Call]] = field(default_factory=dict)  # of a call: not a part of it, for the collector
     flat: ClassVar[bool] = False  # whether the graph is all there is: no module has a forward of its own
+
+    def __post_init__(self) -> None:
+        for call in self.calls:
+            if call.parent is not None:
+                self.children.setdefault(call.parent, []).append(call)
 
     def where(self, node: fx.Node) -> str:
         """The path of the module whose code a node comes from."""
@@ -231,10 +236,9 @@ class Tracer(fx.Tracer):
             raise TypeError("its forward changes attributes of the module")
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
         self.calls[0].last = output
-        for call in self.calls[1:]:
-            assert call.parent is not None
-            call.parent.children.append(call)
-        return Piece(path, root, graph, self.calls, self.call_of, self.opaque, asked=self.asked)
+        piece = Piece(path, root, graph, self.calls, self.call_of, self.opaque, asked=self.asked)
+        vars(self).clear()  # fx leaves cycles behind that hold the tracer, and by it would hold the model
+        return piece
 
     # -------------------------------------------------------------------------------------------------- fx overrides
     def create_args_for_root(
