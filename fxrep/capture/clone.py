@@ -94,7 +94,7 @@ def _copy_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
         kind = type(value)
         if kind in ATOMIC:
             continue
-        if not value and key in STANDARD and (kind is dict or kind is OrderedDict):
+        if key in STANDARD and not value and (kind is dict or kind is OrderedDict):
             copied[key] = kind()
         else:
             copied[key] = _copy(value, memo)
