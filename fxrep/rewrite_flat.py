@@ -53,6 +53,8 @@ def _put(merge: Merge, summands: list[tuple[str | None, fx.Node, float]], progra
     times, plus, minus = ARITHMETIC["torch" if dialect == "torch" else "aten"]
     total: fx.Node | None = None
     joined = merge.region.form.joined
+    if len(summands) == 1:
+        write.known = site.meta.get(write.key)
     if joined:
         parts = zip(summands, merge.modules, strict=True)
         values = [write.convolution(x, name, conv, dialect) for (name, x, _), conv in parts if name and conv]
@@ -91,12 +93,15 @@ class _Writer:
         self.program, self.site = program, site
         self.mode = program.mode
         self.key = "example_value" if "example_value" in site.meta else "val"
+        self.known: Any = None  # the fake value of the convolution that is written, where that is known
 
-    def __call__(self, target: Any, *args: Any) -> fx.Node:
+    def __call__(self, target: Any, *args: Any, known: Any = None) -> fx.Node:
         with self.program.graph.inserting_before(self.site):
             node = self.program.graph.call_function(target, args)
         node.meta = {k: v for k, v in self.site.meta.items() if k in META}
-        if self.mode is not None:
+        if known is not None:  # torch 2.5 takes the size of a batch for fixed when it runs some operators
+            node.meta[self.key] = known
+        elif self.mode is not None:
             given = fx.map_arg(args, lambda n: n.meta.get(self.key, n.meta.get("val")))
             shapes = self.mode.shape_env
             with self.mode, shapes.suppress_guards() if shapes is not None else contextlib.nullcontext():
@@ -109,7 +114,7 @@ class _Writer:
         weight = self.program.add(f"{path}.weight", conv.weight)
         bias = None if conv.bias is None else self.program.add(f"{path}.bias", conv.bias)
         if isinstance(module, nn.Linear):
-            return self(F.linear if dialect == "torch" else aten.linear.default, x, weight, bias)
+            return self(F.linear if dialect == "torch" else aten.linear.default, x, weight, bias, known=self.known)
         rank, padding = conv.weight.dim() - 2, conv.padding
         if conv.padding_mode != "zeros" or (padding == "same" and dialect == "core"):
             pads = list(conv._reversed_padding_repeated_twice)
@@ -121,16 +126,16 @@ class _Writer:
         stride, dilation, more = list(conv.stride), list(conv.dilation), list(conv.output_padding)
         if dialect == "core":
             return self(aten.convolution.default, x, weight, bias, stride, list(padding), dilation, conv.transposed,
-                        more, conv.groups)  # fmt: skip
+                        more, conv.groups, known=self.known)  # fmt: skip
         if conv.transposed:
             target: Any = TRANSPOSED[dialect][rank]
-            return self(target, x, weight, bias, stride, list(padding), more, conv.groups, dilation)
+            return self(target, x, weight, bias, stride, list(padding), more, conv.groups, dilation, known=self.known)
         target = CONV[dialect][rank]
         if padding == "same" and dialect == "aten":
             target = target.overloadpacket.padding
         elif padding != "same":
             padding = list(padding)
-        return self(target, x, weight, bias, stride, padding, dilation, conv.groups)
+        return self(target, x, weight, bias, stride, padding, dilation, conv.groups, known=self.known)
 
 
 def _dialect(merge: Merge) -> str:
