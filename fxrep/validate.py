@@ -145,7 +145,8 @@ class Check:
             return self._convolve(image, weight, bias, stride, padding, dilation, given.get("groups", 1), "zeros")
         if node in region.program.fills:
             fill = region.program.fills[node]
-            return fill.on(value(fill.base), value(fill.value) if isinstance(fill.value, fx.Node) else fill.value)
+            written = value(fill.value) if isinstance(fill.value, fx.Node) else fill.value
+            return fill.run(node, value(fill.base), written)
         if node.target in CASTS:  # between values that have one type
             (operand,) = region.linear[node].operands
             return value(operand)

@@ -197,6 +197,27 @@ def test_the_padded_value_is_a_convolution_of_its_own() -> None:
     assert count_ops(after, X.double())["norm"] == 0
 
 
+class EverySecond(Filled):
+    """The writes leave out every second position of their sides."""
+
+    def __init__(self) -> None:
+        step = slice(None, None, 2)
+        low, high = slice(0, 1), slice(-1, None)
+        super().__init__([(ALL, ALL, low, step), (ALL, ALL, high, step), (ALL, ALL, step, low), (ALL, ALL, step, high)])
+
+
+@pytest.mark.parametrize("core", [False, True])
+def test_a_write_with_steps_is_no_side(core: bool) -> None:
+    model, x = randomize(EverySecond()).double(), X.double()
+    assert relative_error(run(fxrep.reparameterize(model), x), run(model, x)) <= 1e-9
+    try:
+        program = torch.export.export(model, (x,))
+    except KeyError as error:
+        pytest.skip(f"torch does not export it: {error}")
+    merged = fxrep.reparameterize(program.run_decompositions() if core else program)
+    assert relative_error(run(merged.module(), x), run(model, x)) <= 1e-9
+
+
 def test_a_write_to_something_else_than_a_pad() -> None:
     class Written(nn.Module):
         def __init__(self) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..capture.kinds import builtin_type
 from . import effects
 
 aten = torch.ops.aten
 PADS = {"pad", "constant_pad_nd"}
 SETS = {"__setitem__", "setitem"}
+ALL = {(None, None), (None, 1), (0, None), (0, 1)}  # start and step of a slice that begins at the first position
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,18 @@ class Fill:
     width: int
     views: tuple[fx.Node, ...] = ()
 
-    def on(self, base: Tensor, value: Any) -> Tensor:
-        """``base`` with ``value`` written."""
+    def run(self, node: fx.Node, base: Tensor, value: Any) -> Tensor:
+        """``base`` with ``value`` written by the operators of ``node``, as they are and not as they were read."""
         written = base.clone()
-        start = written.shape[self.axis] - self.width if self.last else 0
-        strip = written.narrow(self.axis, start, self.width)
-        strip.copy_(value if isinstance(value, Tensor) else torch.full_like(strip, value))
+        if effects.name_of(node) in SETS:
+            index: Any = node.args[1]
+            written[index] = value
+            return written
+        slices = [view for view in self.views[::-1] if view.target is aten.slice.Tensor] if in_place(node) else []
+        strip = written
+        for args, kwargs in [(n.args[1:], n.kwargs) for n in slices] or [(node.args[2:], {})]:
+            strip = aten.slice.Tensor(strip, *args, **kwargs)
+        strip.copy_(value)
         return written
 
 
@@ -69,12 +77,12 @@ def fill_of(node: fx.Node) -> Fill | None:
     if node.target is aten.copy_.default:
         view, value = node.args[:2]
         views, value = _unexpanded(value)
-        strips: list[tuple[int, Any, Any]] = []
+        slices: list[tuple[int, slice]] = []
         while isinstance(view, fx.Node) and view.target is aten.slice.Tensor and set(view.users) <= {node, *views}:
-            strips += _sliced(*view.args[1:])
+            slices.append(_sliced(*view.args[1:], **view.kwargs))
             views.append(view)
             view = view.args[0]
-        return _strip(view, strips, value, views)
+        return _strip(view, slices, value, views)
     if node.target is aten.slice_scatter.default and not node.kwargs:
         base, value, *where = node.args
         views = []
@@ -82,7 +90,7 @@ def fill_of(node: fx.Node) -> Fill | None:
             views = [n for n in (value, value.args[0]) if isinstance(n, fx.Node) and len(n.users) == 1]
             value = value.args[1]
         more, value = _unexpanded(value)
-        return _strip(base, _sliced(*where), value, views + more)
+        return _strip(base, [_sliced(*where)], value, views + more)
     return None
 
 
@@ -103,13 +111,14 @@ def undo(fills: Iterable[fx.Node]) -> None:
             node.replace_all_uses_with(fill.base)
 
 
-def _strip(base: Any, strips: list[tuple[int, Any, Any]], value: Any, views: Iterable[fx.Node] = ()) -> Fill | None:
-    """The write to what the one of the ``strips``, triples of an axis, a start and a stop, takes that is not all."""
-    cut = [(axis, start, stop) for axis, start, stop in strips if not (start in (None, 0) and _is_end(stop))]
+def _strip(base: Any, slices: list[tuple[int, slice]], value: Any, views: Iterable[fx.Node] = ()) -> Fill | None:
+    """The write to what the one of the ``slices``, each along an axis, takes that is not all."""
+    cut = [(axis, part) for axis, part in slices if (part.start, part.step) not in ALL or not _is_end(part.stop)]
     if len(cut) != 1 or not isinstance(base, fx.Node):
         return None
-    ((axis, start, stop),) = cut
-    if not all(isinstance(n, int | None) for n in (start, stop)):
+    ((axis, part),) = cut
+    start, stop = part.start, part.stop
+    if part.step not in (None, 1) or not all(isinstance(n, int | None) for n in (start, stop)):
         return None
     if start in (None, 0) and stop > 0:
         return Fill(base, value, axis, False, stop, tuple(views))
@@ -118,20 +127,18 @@ def _strip(base: Any, strips: list[tuple[int, Any, Any]], value: Any, views: Ite
     return None
 
 
-def _along(index: Any) -> list[tuple[int, Any, Any]]:
-    """The slices of an index: axis, counted from the end after an ellipsis, start and stop."""
+def _along(index: Any) -> list[tuple[int, slice]]:
+    """The slices of an index, each with its axis, counted from the end after an ellipsis; none if there is more."""
     parts = list(index) if isinstance(index, tuple | list) else [index]
-    if not all(part is Ellipsis or (isinstance(part, slice) and part.step in (None, 1)) for part in parts):
-        return []
-    if parts.count(Ellipsis) > 1:
+    if not all(part is Ellipsis or isinstance(part, slice) for part in parts) or parts.count(Ellipsis) > 1:
         return []
     at = parts.index(Ellipsis) if Ellipsis in parts else len(parts)
-    return [(i if i < at else i - len(parts), s.start, s.stop) for i, s in enumerate(parts) if isinstance(s, slice)]
+    return [(i if i < at else i - len(parts), part) for i, part in enumerate(parts) if isinstance(part, slice)]
 
 
-def _sliced(dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1) -> list[tuple[int, Any, Any]]:
+def _sliced(dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1) -> tuple[int, slice]:
     """The same of the arguments of ``aten.slice``."""
-    return [(dim, start, end)] if step == 1 else []
+    return dim, slice(start, end, step)
 
 
 def _is_end(stop: Any) -> bool:
@@ -140,5 +147,6 @@ def _is_end(stop: Any) -> bool:
 
 def _pads(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return "Pad" in type(modules.get(str(node.target))).__name__
+        kind = builtin_type(modules[str(node.target)])
+        return kind is not None and "Pad" in kind.__name__
     return node.op == "call_function" and effects.is_torch(node) and effects.name_of(node) in PADS

@@ -503,6 +503,15 @@ guard("pool: ceil", "ceil_mode leaves out part of a window", "if ceil and set(st
 guard("pool: inside", "count_include_pad=False divides by less at the border", "if any(pad) and not include_pad:")
 guard("pool: divisor", "divisor_override divides by another number", "(divisor or ones.numel())", "ones.numel()")
 
+guard.of("analysis/fills.py", FILLS)
+guard(
+    "fill: steps",
+    "a slice with a step leaves out positions of its side",
+    "if part.step not in (None, 1) or not all",
+    "if not all",
+    needless="a step at the end of an index has no stop to compare, and the proof runs the write as it is",
+)
+
 guard.of("operators/fill.py", FILLS)
 guard(
     "fill: of a pad",
