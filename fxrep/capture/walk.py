@@ -14,36 +14,32 @@ from torch import Tensor, nn
 def walk(root: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every module, each once, by its first path."""
     found = [("", root)]
-    _walk("", root, {root}, found)
+    _walk("", root, {root}, found, once=True)
     return found
-
-
-def _walk(path: str, module: nn.Module, seen: set[nn.Module], found: list[tuple[str, nn.Module]]) -> None:
-    for name, child in module._modules.items():
-        if child is not None and child not in seen:
-            below = f"{path}.{name}" if path else name
-            seen.add(child)
-            found.append((below, child))
-            if child._modules:
-                _walk(below, child, seen, found)
 
 
 def walk_paths(root: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every module, by every path to it."""
     found = [("", root)]
-    _walk_paths("", root, {root}, found)
+    _walk("", root, {root}, found, once=False)
     return found
 
 
-def _walk_paths(path: str, module: nn.Module, around: set[nn.Module], found: list[tuple[str, nn.Module]]) -> None:
+def _walk(
+    path: str, module: nn.Module, seen: set[nn.Module], found: list[tuple[str, nn.Module]], *, once: bool
+) -> None:
+    """Add what is in ``module`` to ``found``, but for those ``seen``: anywhere, or else only on the way here.
+
+    Not a function inside the others: one that calls itself would leave a cycle to the collector each time.
+    """
     for name, child in module._modules.items():
-        if child is not None and child not in around:
+        if child is not None and child not in seen:
             below = f"{path}.{name}" if path else name
             found.append((below, child))
-            if child._modules:
-                around.add(child)
-                _walk_paths(below, child, around, found)
-                around.remove(child)
+            seen.add(child)
+            _walk(below, child, seen, found, once=once)
+            if not once:
+                seen.remove(child)
 
 
 def first_paths(root: nn.Module) -> dict[nn.Module, str]:
