@@ -1,8 +1,8 @@
 """Take the guards out, one by one, and see who notices: ``python -m tests.guards``.
 
 Each guard is taken out twice: alone, and together with the proof that would refuse a wrong merge. What noticed goes to
-results.json, guard by guard: stop it at any time and start it again. A guard is done again when ``fxrep/`` or its entry
-changed.
+results.json, guard by guard: stop it at any time and start it again. A guard is done again when the file that it stands
+in or its entry changed; ``--redo`` does all of them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ SLOW = ["tests/test_result.py::test_compile_inductor"]
 
 
 def fingerprint(guard: Guard) -> str:
-    """What a row depends on: the package and the entry."""
-    return _hash([*_package(), repr(guard.edits)])
+    """What a row is of: the files that the guard stands in, and the entry."""
+    files = sorted({file for file, *_ in guard.edits})
+    return _hash([*((ROOT / file).read_text() for file in files), repr(guard.edits)])
 
 
 def _package() -> list[str]:
