@@ -3,8 +3,9 @@
     python -m benchmarks.command
 
 `fxrep report` is timed in fresh processes, from the end of `import torch, timm`. `fxrep convert -o x.safetensors` says
-itself how long each of its steps took; beside them is the time to save the same model's weights as they are, in the
-same folder. Everything is repeated; the table has the medians, a JSON file has all.
+itself how long each of its steps took; in turns with it runs a script that builds the same model with timm and saves
+its weights as they are, and both are timed from the start of Python to its end. Everything is repeated; the table has
+the medians, a JSON file has all.
 """
 
 import argparse
@@ -15,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Results, build, check_models, fail, machine, positive, require
+from benchmarks.common import Results, check_models, fail, machine, positive, require
 
 REPORT = """
 import sys, time, torch, timm
@@ -28,13 +30,18 @@ app(["report", sys.argv[1]], standalone_mode=False)
 print(time.perf_counter() - start, time.process_time() - busy, file=sys.stderr)
 """
 
+SAVE = """
+import sys, timm
+from safetensors.torch import save_file
+save_file(timm.create_model(sys.argv[1]).state_dict(), sys.argv[2])
+"""
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.command", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--report", default="repvgg_a0", metavar="NAME", help="a timm model to report on")
     parser.add_argument("--convert", default="repvgg_b3", metavar="NAME", help="a timm model to convert")
     parser.add_argument("--rounds", type=positive, default=5, help="of each (default 5)")
-    parser.add_argument("--check", action="store_true", help="let convert check and measure, as it does by default")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--fresh", action="store_true", help="measure again what the results file already has")
     return parser.parse_args()
@@ -48,26 +55,27 @@ def report_times(name: str) -> dict[str, float]:
     return {"report": wall, "of the processor": busy}
 
 
-def convert_times(name: str, folder: Path, check: bool) -> dict[str, float]:
-    """Seconds of each step of a conversion, and of saving the model as it was."""
-    from safetensors.torch import save_file
-
+def convert_times(name: str, folder: Path, check: bool = True) -> dict[str, float]:
+    """Seconds of a whole conversion, of its steps, and of a script that builds and saves the same model as it is."""
     out = folder / f"{name}.safetensors"
-    command = [sys.executable, "-W", "ignore", "-m", "fxrep.cli", "convert", f"timm:{name}", "-o", str(out), "--json"]
-    command += ["--force"] if check else ["--force", "--no-check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    steps: dict[str, float] = json.loads(done.stdout)["seconds"]
-    out.unlink()
-    weights = build(name).state_dict()
+    python = [sys.executable, "-W", "ignore"]
+    command = [*python, "-m", "fxrep.cli", "convert", f"timm:{name}", "-o", str(out), "--json", "--force"]
     start = time.perf_counter()
-    save_file(weights, out)
-    return {**steps, "save": time.perf_counter() - start}
+    done = subprocess.run(command if check else [*command, "--no-check"], capture_output=True, text=True, check=True)
+    whole = time.perf_counter() - start
+    out.unlink()
+    start = time.perf_counter()
+    subprocess.run([*python, "-c", SAVE, name, str(out)], check=True)
+    script = time.perf_counter() - start
+    out.unlink()
+    steps: dict[str, float] = json.loads(done.stdout)["seconds"]
+    return {**steps, "all": whole, "a script that saves the model": script, "ratio": whole / script}
 
 
 def table(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    view = Table("", "step", "median, s", "fastest, s", title="the command")
+    view = Table("", "step", "median, s", "least", title="the command")
     for row in rows:
         command, name = next(iter(row["case"].items()))
         for step, samples in row["seconds"].items():
@@ -84,12 +92,11 @@ def main() -> None:
     here, results = machine(), Results.open(options.out / "command.json", fresh=options.fresh)
     rows = []
     with tempfile.TemporaryDirectory(dir=".") as folder:
+        convert = partial(convert_times, options.convert, Path(folder))
         for case, measure in (
-            ({"report": options.report}, lambda: report_times(options.report)),
-            (
-                {"convert": options.convert, "check": options.check},
-                lambda: convert_times(options.convert, Path(folder), options.check),
-            ),
+            ({"report": options.report}, partial(report_times, options.report)),
+            ({"convert": options.convert}, convert),
+            ({"convert --no-check": options.convert}, partial(convert, check=False)),
         ):
             row = results.find(case, here)
             if row is None:

@@ -131,7 +131,7 @@ def _build(saved: dict[str, Any], path: Path, trust: bool) -> nn.Module:
     place, _, name = spec.rpartition(":")
     if place.endswith(".py"):
         spec = f"{path.parent / place}:{name}"
-    return build(spec, saved["arguments"], seed=1)
+    return build(spec, saved["arguments"], seed=1, drawn=False)
 
 
 def _relative(spec: str, home: Path) -> str:

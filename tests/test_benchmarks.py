@@ -305,6 +305,8 @@ def test_the_command_is_timed(tmp_path: Path) -> None:
         pytest.importorskip(package)
     found = command.report_times("test_byobnet")
     assert 0 < found["report"] < 60
-    steps = command.convert_times("test_byobnet", tmp_path, check=False)
-    assert {"open", "merge", "write", "save"} <= steps.keys()
-    assert all(steps[step] > 0 for step in ("open", "merge", "write", "save"))
+    times = command.convert_times("test_byobnet", tmp_path)
+    assert {"open", "merge", "write", "check", "all", "ratio"} <= times.keys()
+    assert min(times.values()) > 0
+    assert times["all"] > times["open"] + times["merge"] + times["write"] + times["check"]
+    assert not list(tmp_path.glob("*.safetensors"))

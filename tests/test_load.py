@@ -113,6 +113,22 @@ def test_timm_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
+def test_weights_that_are_replaced_are_not_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    from fxrep.cli.models import build
+
+    state = torch.get_rng_state()
+    undrawn, drawn = (build("timm:test_byobnet", {}, seed=1, drawn=drawn) for drawn in (False, True))
+    for a, b in zip(undrawn.parameters(), drawn.parameters(), strict=True):
+        assert len(a.unique()) == 1 or a.dim() < 2
+        assert len(b.unique()) > 1 or b.dim() < 2
+    assert torch.equal(torch.get_rng_state(), state)
+
+    (tmp_path / "drawn.py").write_text("from torch import nn\n\ndef build():\n    return nn.Conv2d(3, 4, 3)\n")
+    own = build(f"{tmp_path}/drawn.py:build", {}, drawn=False)  # what a factory does with its weights is not known
+    assert len(next(own.parameters()).unique()) > 1
+
+
 def test_code_of_the_users_own_is_not_run_unasked(tmp_path: Path, x: Tensor) -> None:
     (tmp_path / "factory_of_a_stranger.py").write_text("raise SystemExit('it ran')\n")
     path = tmp_path / "net.safetensors"

@@ -219,7 +219,8 @@ def convert(
                     _fail(f"'{out}' was not written: read back, it gives another output", VERIFICATION_FAILED)
                 result["error"] = _worst(verdicts)
                 costs["after"] = cost_of(model, deploy, inputs)
-                samples = _time(progress, {"before": before, "after": deploy}, inputs, seconds) if seconds else None
+                pair = {"before": before, "after": deploy}  # both have run
+                samples = _time(progress, pair, inputs, seconds, rounds=2, warm=True) if seconds else None
                 result |= {side: cost.to_dict() for side, cost in costs.items()}
                 result["latency_ms"] = {k: statistics.median(v) for k, v in samples.items()} if samples else None
             outputs.commit(written, out)
@@ -447,10 +448,15 @@ def _runs(model: nn.Module, inputs: Inputs) -> bool:
 
 
 def _time(
-    progress: Steps, pair: dict[str, nn.Module], inputs: Inputs, seconds: float, text: str = "measuring latency"
+    progress: Steps,
+    pair: dict[str, nn.Module],
+    inputs: Inputs,
+    seconds: float,
+    text: str = "measuring latency",
+    **how: Any,
 ) -> dict[str, list[float]]:
     with progress.step("latency", text) as tick:
-        return latency(pair, inputs, seconds, lambda done: tick(int(100 * done), 100))
+        return latency(pair, inputs, seconds, lambda done: tick(int(100 * done), 100), **how)
 
 
 def _result(model: str, out: Path, opened: Opened, deploy: nn.Module, written: outputs.Written) -> dict[str, Any]:

@@ -79,18 +79,24 @@ def cost_of(name: str, model: nn.Module, inputs: Inputs) -> Cost:
 
 
 def latency(
-    models: dict[str, nn.Module], inputs: Inputs, seconds: float, tick: Callable[[float], Any] = lambda done: None
+    models: dict[str, nn.Module],
+    inputs: Inputs,
+    seconds: float,
+    tick: Callable[[float], Any] = lambda done: None,
+    *,
+    rounds: int = 3,
+    warm: bool = False,
 ) -> dict[str, list[float]]:
     """Milliseconds per call, the models in turns, so that what else the machine does hits all alike.
 
-    Each is warmed up first. It takes about ``seconds``, but never less than three rounds.
+    It takes about ``seconds``, and so many rounds at least. Each model is called once before, if it is not ``warm``.
     """
     begin = time.perf_counter()
     samples: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
-        for model in models.values():
+        for model in () if warm else models.values():
             _timed(model, inputs)
-        while len(next(iter(samples.values()))) < 3 or time.perf_counter() - begin < seconds:
+        while len(next(iter(samples.values()))) < rounds or time.perf_counter() - begin < seconds:
             for name, model in models.items():
                 samples[name].append(_timed(model, inputs))
             tick(min(1.0, (time.perf_counter() - begin) / seconds) if seconds else 1.0)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import UserError, did_you_mean, first_line, require
 
@@ -26,10 +27,16 @@ SHIPPED = ("timm", "torchvision")
 # Arguments of timm's and torchvision's own that read files or the network: that is what --checkpoint and --pretrained
 # are for, and a saved model must not bring them along.
 RESERVED = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "weights_backbone"}
+DRAWING = {"normal_", "uniform_", "kaiming_uniform_"}
 
 
-def build(spec: str, arguments: dict[str, Any], *, pretrained: bool = False, seed: int = 0) -> nn.Module:
+def build(
+    spec: str, arguments: dict[str, Any], *, pretrained: bool = False, seed: int = 0, drawn: bool = True
+) -> nn.Module:
     """The model that ``spec`` names, in eval mode.
+
+    With ``drawn=False`` a model of timm or torchvision saves itself the time to draw parameters at random: for those
+    who give it all of its parameters next.
 
     Raises:
         UserError: there is no such model, or it cannot be built.
@@ -43,7 +50,7 @@ def build(spec: str, arguments: dict[str, Any], *, pretrained: bool = False, see
         raise UserError(f"--pretrained is for timm and torchvision; for '{spec}' use --checkpoint FILE")
     else:
         make = _own(spec)
-    with _seeded(seed):
+    with _seeded(seed), contextlib.nullcontext() if drawn or family not in SHIPPED else _Undrawn():
         try:
             model = make if isinstance(make, nn.Module) else make(**arguments)
         except (Exception, SystemExit) as error:
@@ -79,6 +86,17 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """What would be filled with random numbers is filled with one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in DRAWING:
+            with torch.no_grad():
+                return (args[0] if args else kwargs["tensor"]).fill_(0.01)
+        return func(*args, **kwargs)
 
 
 def _timm(name: str, pretrained: bool) -> Callable[..., Any]:

@@ -41,7 +41,7 @@ class Written:
     files: list[Path]
     notes: list[str] = field(default_factory=list)
     conv_nodes: int | None = None
-    any_batch: bool = True
+    any_batch: bool = False  # an exported graph that says so of itself
 
     @property
     def bytes(self) -> int:
@@ -164,8 +164,8 @@ def reopen(written: Written, opened: Opened) -> nn.Module:
     if path.suffix != ".safetensors" or opened.spec is None:
         return open_file(path, trust=True).model
 
-    def fresh() -> nn.Module:  # with other random weights, so that a weight that was not stored shows
-        return build(opened.spec or "", opened.arguments, seed=1)
+    def fresh() -> nn.Module:  # with other weights, so that one that was not stored shows
+        return build(opened.spec or "", opened.arguments, seed=1, drawn=False)
 
     try:
         return load(path, fresh())

@@ -57,7 +57,7 @@ def open_model(
             )
         return open_file(path, trust=trust)
     arguments = arguments or {}
-    model = build(spec, arguments, pretrained=pretrained)
+    model = build(spec, arguments, pretrained=pretrained, drawn=checkpoint is None)
     opened = Opened(model, spec, arguments, input_shapes(model, arguments))
     if checkpoint is not None:
         opened.notes += load_checkpoint(model, checkpoint, trust=trust, key=key)
