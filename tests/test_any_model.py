@@ -299,13 +299,23 @@ def test_untraced_code_is_given_a_list(changes: bool) -> None:
     assert ("Made" in fxrep.report(after).opaque) == changes
 
 
-def test_a_traced_module_changes_a_list_of_the_callers_caller() -> None:
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_traced_module_changes_a_list_that_it_is_given(reads: bool) -> None:
+    """It keeps its forward, and so does whoever reads the list afterwards; the rest is merged."""
+
     def forward(m: Any, x: Tensor) -> Tensor:
         xs = [x, x]
         y = m.stage(xs)
-        return m.both(y) + xs[0]
+        return m.both(y) + (xs[0] if reads else x)
 
-    assert_same(made(Join, forward, stage=nn.Sequential(Changes())))
+    def inner(m: Any, xs: list[Tensor]) -> Tensor:
+        xs[0] = m.changes(xs) + 1
+        return m.both(xs[0]).relu()
+
+    child = made(Join, inner, changes=Changes())
+    after = assert_same(made(Join, forward, stage=nn.Sequential(child)))
+    assert count_ops(after, torch.randn(2, 4, 8, 8).double())["conv"] == 1 + 2 + (2 if reads else 1)
+    assert not fxrep.report(after).opaque
 
 
 def _given(give: Callable[[Tensor], Any], read: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -93,6 +93,8 @@ class _Builder:
         self.tensors = {id(tensor): name for name, tensor in named_tensors(call.module)}
 
     def build(self) -> Scope:
+        if self.call.changes:
+            raise Illegal(f"forward of '{self.call.path}' changes a list or dictionary that it is given")
         self._bind_arguments()
         seen: set[Call] = set()
         for node in self.nodes:

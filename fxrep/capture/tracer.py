@@ -51,7 +51,7 @@ class Call:
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
     that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
     counted or went through; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
-    caught the error.
+    caught the error; ``changes``, that it changed a list or dictionary that it was given.
     """
 
     module: nn.Module
@@ -65,6 +65,7 @@ class Call:
     held: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     walked: set[nn.Module] = field(default_factory=set)
     guessed: bool = False
+    changes: bool = False
     after: fx.Node | None = None
     last: fx.Node | None = None
 
@@ -110,14 +111,6 @@ class Piece:
         start = position[call.after] + 1 if call.after in position else 0
         end = position[call.last] + 1 if call.last in position else start
         return start, max(start, end)
-
-
-class Escapes(TypeError):
-    """A module's forward changes a list or dictionary that it was given."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(f"{type(module).__name__} changes a list or dictionary that it is given")
-        self.module = module
 
 
 class InplaceMixin:
@@ -305,14 +298,11 @@ class Tracer(fx.Tracer):
                 raise TypeError("its forward changes attributes of the module")
             if call.guessed:
                 raise TypeError("its forward goes on after an error that only tracing raises")
-            if (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs):
-                raise Escapes(m)
+            call.changes = (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs)
         except Exception as error:
             self._roll_back(mark, calls)
             restore(m, state)
             self.current = outer
-            if isinstance(error, Escapes) and error.module is m:
-                raise  # whoever calls it sees the change, and cannot be traced either
             self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             # what it was given: its forward may have changed a list in it since
             given = fx.map_arg((call.args, call.kwargs), self.proxy)  # type: ignore[arg-type, unused-ignore]

@@ -1878,6 +1878,7 @@ guard(
 )
 
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard("forward: changed arguments", "a graph leaves the list as it was that the code changed", "if self.call.changes:")
 guard(
     "forward: results",
     "a forward that returns an object of its own class is not rewritten",
