@@ -1,4 +1,4 @@
-"""Whether code that is not traced may change a list, a dictionary or an attribute that traced code reads.
+"""Whether code that is not traced may change a list, a dictionary, an attribute or a tensor that traced code reads.
 
 The trace would hold what was there before. Such code is judged by its bytecode, and in doubt it does.
 """
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .clone import ATOMIC, STANDARD
 from .code import reachable_from, reachable_functions, users_function
+from .walk import tensors
 
 CONTAINERS = (dict, list, set, deque)
 # Methods of containers, and functions of Python's own, that change one.
@@ -34,6 +35,7 @@ STORES = {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_
 INPLACE_STEPS = {"ADD": "+=", "MULTIPLY": "*=", "OR": "|=", "AND": "&=", "XOR": "^=", "SUBTRACT": "-="}
 FRESH = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 MAKERS = {"list", "dict", "set", "OrderedDict", "deque"}
+WALKS = {"parameters", "buffers", "named_parameters", "named_buffers", "state_dict", "load_state_dict", "modules"}
 SKIPPED = {"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "NOT_TAKEN"}
 
 
@@ -82,6 +84,49 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
                 if rebound or not changed.isdisjoint(map(id, _containers([value]))):
                     found.add((owner, name))
     return found
+
+
+def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
+    """Where the tensors are that a call of an ``untraced`` module may write to or replace, by name or one and all."""
+    found: set[int] = set()
+    for module in untraced:
+        functions = _functions(module)
+        writes = any(_writes_tensor(step) for f in functions for step in _all_steps(f.__code__))
+        names = set[str]().union(*map(_words if writes else _stored, functions))
+        if not names:
+            continue
+        things = reached(module)
+        held = [value for thing in things for value in _attributes(thing, names)]
+        if writes and any(_walks(_all_steps(f.__code__)) for f in functions):
+            held += tensors(module)
+        found.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
+    return found
+
+
+def _attributes(thing: Any, names: set[str]) -> Iterator[Any]:
+    """What a module or another object has under these names, and what is in it if that is a list or the like."""
+    own: dict[str, Any] = getattr(thing, "__dict__", {})
+    spaces = (own, thing._parameters, thing._buffers) if isinstance(thing, nn.Module) else (own,)
+    for space in spaces:
+        for name in names & space.keys():
+            yield space[name]
+            yield from (item for value in _containers([space[name]]) for item in _inside(value))
+
+
+def _writes_tensor(step: Step) -> bool:
+    """Whether a step may belong to a write to a tensor: ``x.add_(1)``, ``x[0] = 1``, ``x += 1``, ``out=x``."""
+    if step.name in ("STORE_SUBSCR", "STORE_SLICE") or step.shown in INPLACE_STEPS.values():
+        return True
+    if step.name.startswith("INPLACE_") or (step.name == "STORE_ATTR" and step.value == "data"):  # x.data = y
+        return True
+    words = step.value if isinstance(step.value, tuple) else (step.value,)
+    return any(isinstance(w, str) and (w == "out" or (w.endswith("_") and not w.startswith("_"))) for w in words)
+
+
+def _walks(steps: list[Step]) -> bool:
+    """Whether a function goes through the tensors of a module; ``next(self.parameters())`` asks what kind they are."""
+    asks = [i for i, step in enumerate(steps) if step.value in WALKS]
+    return any(i < 2 or steps[i - 2].value != "next" for i in asks)
 
 
 def _functions(module: nn.Module) -> list[FunctionType]:

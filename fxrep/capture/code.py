@@ -50,7 +50,7 @@ def reachable_from(roots: Iterable[object], module: nn.Module | None = None) -> 
         waiting.extend(_items(value))  # a table of helpers, say
 
     def hold(holder: type | ModuleType) -> None:
-        if holder not in holders and _is_users(holder):
+        if holder not in holders and is_users(holder):
             holders.add(holder)
             space = _namespace(holder) if isinstance(holder, type) else vars(holder)
             spaces.append(space)
@@ -142,7 +142,7 @@ def entry_points(cls: type) -> list[frozenset[str]]:
 @_by_class
 def _namespace(cls: type) -> dict[str, object]:
     """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own."""
-    own = [vars(base) for base in reversed(cls.__mro__) if _is_users(base)]
+    own = [vars(base) for base in reversed(cls.__mro__) if is_users(base)]
     return {name: value for attributes in own for name, value in attributes.items()}
 
 
@@ -152,7 +152,7 @@ def _items(value: object) -> Collection[object]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _is_users(holder: type | ModuleType) -> bool:
+def is_users(holder: type | ModuleType) -> bool:
     """Whether a class or a file is neither Python's nor torch's own."""
     home = holder.__module__ if isinstance(holder, type) else holder.__name__
     package = home.split(".")[0]
@@ -181,7 +181,7 @@ def _names(function: object) -> frozenset[str]:
     if not isinstance(function, FunctionType):
         return frozenset()
     kinds = [type(getattr(value, "__self__", value)) for value in _enclosed(function)]
-    return _names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
+    return names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -193,6 +193,6 @@ def _globals_in(code: CodeType) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_in(code: CodeType) -> frozenset[str]:
+def names_in(code: CodeType) -> frozenset[str]:
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return frozenset(code.co_names).union(*map(_names_in, inner))
+    return frozenset(code.co_names).union(*map(names_in, inner))

@@ -29,17 +29,9 @@ from torch.fx.proxy import Attribute
 
 from .changes import holds_container, may_change, stale
 from .kinds import forget_types, is_builtin, is_number, why_opaque
+from .state import State, named_globally
 from .walk import first_paths, named_tensors, walk
-from .watch import (
-    RandomDraw,
-    changed,
-    factories_are_recorded,
-    no_random,
-    reads_are_noted,
-    restore,
-    state_of,
-    tensors_are_tensors,
-)
+from .watch import RandomDraw, factories_are_recorded, no_random, reads_are_noted, tensors_are_tensors
 
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 
@@ -51,7 +43,8 @@ class Call:
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
     that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
     counted or went through; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
-    caught the error; ``changes``, that it changed a list or dictionary that it was given.
+    caught the error; ``changes``, that it changed a list or dictionary that it was given; ``state`` is what was there
+    before, while it is traced.
     """
 
     module: nn.Module
@@ -66,6 +59,7 @@ class Call:
     walked: set[nn.Module] = field(default_factory=set)
     guessed: bool = False
     changes: bool = False
+    state: State | None = None
     after: fx.Node | None = None
     last: fx.Node | None = None
 
@@ -210,6 +204,7 @@ class Tracer(fx.Tracer):
         self.current: Call | None = None
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
+        self.globals: dict[type[nn.Module], list[tuple[dict[str, Any], str]]] = {}
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
@@ -217,16 +212,20 @@ class Tracer(fx.Tracer):
             self.tensor_names.setdefault(id(tensor), name)
         self.current = Call(root, "", None)
         self.calls.append(self.current)
-        state = state_of(root)
-        with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-            for patch in (tensors_are_tensors(root), factories_are_recorded(self)):
-                patched.enter_context(patch)
-            graph = self.trace(root)
-        if self.calls[0].guessed:
-            raise TypeError("its forward goes on after an error that only tracing raises")
-        if changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):
-            restore(root, state)
-            raise TypeError("its forward changes attributes of the module")
+        state = self.current.state = State(root, self._named_globally(root))
+        state.add({type(module) for _, module in walk(root)})
+        try:
+            with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
+                for patch in (tensors_are_tensors(root), factories_are_recorded(self)):
+                    patched.enter_context(patch)
+                graph = self.trace(root)
+            if self.calls[0].guessed:
+                raise TypeError("its forward goes on after an error that only tracing raises")
+            if state.changed(but=set(self.tensor_attrs.values()) - state.attributes.keys()):
+                raise TypeError("its forward changes attributes of the module")
+        except Exception:
+            state.restore()  # a symbol may have been left behind
+            raise
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
         self.calls[0].last = output
         piece = Piece(path, root, graph, self.calls, self.call_of, self.opaque, asked=self.asked)
@@ -289,26 +288,26 @@ class Tracer(fx.Tracer):
         self.calls.append(call)
         self.current = call
         call.after = mark
-        state = state_of(m)
+        state = call.state = State(m, self._named_globally(m))
         try:
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = forward(*args, **kwargs)
             call.output, call.last = self._nodes(result), self._last_node()
-            if changed(m, state):
+            if state.changed():
                 raise TypeError("its forward changes attributes of the module")
             if call.guessed:
                 raise TypeError("its forward goes on after an error that only tracing raises")
             call.changes = (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs)
         except Exception as error:
             self._roll_back(mark, calls)
-            restore(m, state)
+            state.restore()
             self.current = outer
             self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             # what it was given: its forward may have changed a list in it since
             given = fx.map_arg((call.args, call.kwargs), self.proxy)  # type: ignore[arg-type, unused-ignore]
             return self._call_opaque(m, path, *given)
         finally:
-            self.current = outer
+            self.current, call.state = outer, None
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -398,6 +397,12 @@ class Tracer(fx.Tracer):
     def _guess(self) -> None:
         assert self.current is not None
         self.current.guessed = True
+
+    def _named_globally(self, module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+        kind = type(module)
+        if kind not in self.globals:
+            self.globals[kind] = named_globally(kind)
+        return self.globals[kind]
 
     def _nodes(self, value: Any) -> Any:
         if isinstance(value, fx.Proxy):

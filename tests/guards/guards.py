@@ -1496,6 +1496,12 @@ guard(
 
 # ----------------------------------------------------------------------------------------------- plan, weights, rewrite
 guard.of("plan.py", OWN, HAZARDS, REGRESSIONS, ANY, EXPORT)
+guard(
+    "plan: tensors that others write",
+    "one part of a model writes to what another folds",
+    "unseen.union(*(other.written for other in programs if other is not program))",
+    "unseen",
+)
 guard("plan: state", "a forward that writes to a tensor that it makes is left alone", "if program.keeps_state():")
 guard(
     "conditions: written parameters",
@@ -1707,7 +1713,24 @@ guard(
     "pass",
 )
 
+guard.of("capture/state.py", ANY)
+guard(
+    "state: objects",
+    "a counter in an object, a list in a list",
+    "not all(_same(_content(value), content)",
+    "not all(True",
+)
+guard("state: globals", "a counter in a global", "any(space.get(name) is not value", "any(False")
+guard.of("capture/watch.py", ANY)
+guard("state: other modules", "code sets an attribute of a child", "if module is not call.module:", "if False:")
 guard.of("capture/changes.py", ANY)
+guard("changes: tensors", "a scale that another module writes to is no constant", "if not names:", "if names:")
+guard(
+    "changes: every tensor",
+    "for p in m.parameters(): p.mul_(2) names none of them",
+    "if writes and any(_walks(",
+    "if False and any(_walks(",
+)
 guard(
     "changes: dataclasses",
     "untraced code may change a dataclass that it is given",
@@ -1806,9 +1829,9 @@ guard("trace: guesses of a part", "a module that catches an error of the tracer'
 guard(
     "trace: state of the whole",
     "a forward that changes the module is not traced",
-    "if changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):",
+    "if state.changed(but=set(self.tensor_attrs.values()) - state.attributes.keys()):",
 )
-guard("trace: state of a part", "a module that changes itself is not traced", "if changed(m, state):")
+guard("trace: state of a part", "a module that changes itself is not traced", "if state.changed():")
 guard(
     "trace: random numbers",
     "a random number is drawn anew in each call",
@@ -1828,11 +1851,6 @@ guard(
     "a module whose __call__ does more than its forward",
     "if type(m).__call__ is not nn.Module.__call__:",
     tests=(f"{REGRESSIONS}::test_a_call_of_its_own",),
-)
-guard(
-    "trace: what is handed in",
-    "a module that adds to a list that it was given",
-    "if (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs):",
 )
 guard(
     "trace: what untraced code is given",
