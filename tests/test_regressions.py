@@ -462,3 +462,48 @@ def test_a_forward_that_writes_to_the_weights_of_a_module() -> None:
     after, x = fxrep.reparameterize(model), image().double()
     for _ in range(2):
         assert relative_error(run(after, x), run(model, x)) <= 1e-9
+
+
+class Standardized(nn.Conv2d):
+    """Its code normalises the weights, so the convolution is in the code of a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+class PassesOn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x)
+        return out
+
+
+class Down(nn.Module):
+    """A convolution behind what hands its input on, which its forward calls."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.conv = pool, Standardized(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(self.pool(x))
+        return out
+
+
+@pytest.mark.parametrize("pool", [nn.Identity, PassesOn])
+def test_a_forward_that_stays_calls_what_nothing_else_reads(pool: type[nn.Module]) -> None:
+    """It was taken out, since the forward around it was another one."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.down = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), Down(pool())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.a(x) + self.b(x)).relu().mean() + self.down(x).sin()
+
+    assert_merged(randomize(Block()), image(), convs=2, adds=1)

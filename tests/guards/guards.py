@@ -1464,6 +1464,20 @@ guard(
     "pass",
 )
 guard(
+    "removal: forwards that stay",
+    "a module that a forward which is not rewritten calls is not taken out",
+    "gone = node in edits.gone and (call in vanished or call.module in anew)",
+    "gone = node in edits.gone",
+    tests=(f"{REGRESSIONS}::test_a_forward_that_stays_calls_what_nothing_else_reads",),
+)
+guard(
+    "removal: calls by forwards that stay",
+    "what is in a module that such a forward calls is not taken out",
+    "if call.parent in dead or (made_anew and some and",
+    "if call.parent in dead or (some and",
+    tests=(f"{REGRESSIONS}::test_a_forward_that_stays_calls_what_nothing_else_reads",),
+)
+guard(
     "removal: names",
     "a module whose name other code mentions is not taken out",
     "if owner is not None and not pinned(path) and not named(owner, path):",
