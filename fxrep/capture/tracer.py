@@ -33,6 +33,7 @@ from .walk import first_paths, named_tensors, walk
 from .watch import (
     RandomDraw,
     changed,
+    extremes_are_recorded,
     factories_are_recorded,
     no_random,
     reads_are_noted,
@@ -219,7 +220,7 @@ class Tracer(fx.Tracer):
         self.calls.append(self.current)
         state = state_of(root)
         with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-            for patch in (tensors_are_tensors(root), factories_are_recorded(self)):
+            for patch in (tensors_are_tensors(root), factories_are_recorded(self), extremes_are_recorded()):
                 patched.enter_context(patch)
             graph = self.trace(root)
         if self.calls[0].guessed:

@@ -27,6 +27,7 @@ OWN = "tests/test_guards.py"
 REGRESSIONS = "tests/test_regressions.py"
 RESHAPES = "tests/test_reshape.py"
 RESULT = "tests/test_result.py"
+SIZES = "tests/test_sizes.py"
 TUTORIALS = "tests/test_tutorials.py"
 
 
@@ -1889,6 +1890,20 @@ guard(
     "a forward that was replaced on the instance",
     'raise TypeError("its forward is replaced on the instance")',
     "pass",
+)
+
+guard.of("capture/watch.py", SIZES)
+guard(
+    "trace: the largest by a key",
+    "max(h, w, key=...) is recorded without its key",
+    "if symbols and not kwargs and all(",
+    "if symbols and all(",
+)
+guard(
+    "trace: the larger of two tensors",
+    "whether a tensor is larger is not known while tracing",
+    " and all(is_number(a.node) for a in symbols):",
+    ":",
 )
 
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
