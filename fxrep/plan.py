@@ -112,6 +112,10 @@ def make_plan(
     while True:
         regions |= {program: by_program[program].run() for program in dirty}
         refused = _arrange(plan, [r for analysis in analyses for r in regions[analysis.program]])
+        narrowed = {region.program for region in refused if by_program[region.program].narrow(region)}
+        if narrowed:  # of the others, some may have been refused only because of them
+            dirty = narrowed
+            continue
         if not refused:
             refused = _build(plan, built, progress)
         if not refused:

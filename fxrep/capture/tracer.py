@@ -31,7 +31,14 @@ from .changes import holds_container, may_change, stale
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .state import State, named_globally
 from .walk import first_paths, named_tensors, walk
-from .watch import RandomDraw, factories_are_recorded, no_random, reads_are_noted, tensors_are_tensors
+from .watch import (
+    RandomDraw,
+    extremes_are_recorded,
+    factories_are_recorded,
+    no_random,
+    reads_are_noted,
+    tensors_are_tensors,
+)
 
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 
@@ -216,7 +223,7 @@ class Tracer(fx.Tracer):
         state.add({type(module) for _, module in walk(root)})
         try:
             with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-                for patch in (tensors_are_tensors(root), factories_are_recorded(self)):
+                for patch in (tensors_are_tensors(root), factories_are_recorded(self), extremes_are_recorded()):
                     patched.enter_context(patch)
                 graph = self.trace(root)
             if self.calls[0].guessed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import inspect
@@ -27,6 +28,7 @@ INHERITED = STANDARD.union(dir(nn.Module))  # the attributes that every module h
 NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
+EXTREMES: tuple[Callable[..., Any], ...] = (max, min)
 
 
 class RandomDraw(TypeError):
@@ -118,6 +120,27 @@ def factories_are_recorded(tracer: Tracer) -> Iterator[None]:
         yield
     finally:
         vars(torch).update(own)
+
+
+class extremes_are_recorded:
+    """Record Python's ``max`` and ``min`` of sizes, which would ask which is larger: how much a stride wants padded."""
+
+    def __enter__(self) -> None:
+        vars(builtins).update({choose.__name__: _recording(choose) for choose in EXTREMES})
+
+    def __exit__(self, *_: object) -> None:
+        vars(builtins).update({choose.__name__: choose for choose in EXTREMES})
+
+
+def _recording(choose: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(choose)
+    def record(*args: Any, **kwargs: Any) -> Any:
+        symbols = [a for a in args if isinstance(a, fx.Proxy)]
+        if symbols and not kwargs and all(is_number(a.node) for a in symbols):
+            return symbols[0].tracer.create_proxy("call_function", choose, args, {})
+        return choose(*args, **kwargs)
+
+    return record
 
 
 def _written(module: nn.Module) -> Any:

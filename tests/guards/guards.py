@@ -27,6 +27,7 @@ OWN = "tests/test_guards.py"
 REGRESSIONS = "tests/test_regressions.py"
 RESHAPES = "tests/test_reshape.py"
 RESULT = "tests/test_result.py"
+SIZES = "tests/test_sizes.py"
 TUTORIALS = "tests/test_tutorials.py"
 
 
@@ -1464,6 +1465,20 @@ guard(
     "pass",
 )
 guard(
+    "removal: forwards that stay",
+    "a module that a forward which is not rewritten calls is not taken out",
+    "gone = node in edits.gone and (call in vanished or call.module in anew)",
+    "gone = node in edits.gone",
+    tests=(f"{REGRESSIONS}::test_a_forward_that_stays_calls_what_nothing_else_reads",),
+)
+guard(
+    "removal: calls by forwards that stay",
+    "what is in a module that such a forward calls is not taken out",
+    "if call.parent in dead or (made_anew and some and",
+    "if call.parent in dead or (some and",
+    tests=(f"{REGRESSIONS}::test_a_forward_that_stays_calls_what_nothing_else_reads",),
+)
+guard(
     "removal: names",
     "a module whose name other code mentions is not taken out",
     "if owner is not None and not pinned(path) and not named(owner, path):",
@@ -1893,6 +1908,20 @@ guard(
     "a forward that was replaced on the instance",
     'raise TypeError("its forward is replaced on the instance")',
     "pass",
+)
+
+guard.of("capture/watch.py", SIZES)
+guard(
+    "trace: the largest by a key",
+    "max(h, w, key=...) is recorded without its key",
+    "if symbols and not kwargs and all(",
+    "if symbols and all(",
+)
+guard(
+    "trace: the larger of two tensors",
+    "whether a tensor is larger is not known while tracing",
+    " and all(is_number(a.node) for a in symbols):",
+    ":",
 )
 
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
