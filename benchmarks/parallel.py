@@ -329,24 +329,23 @@ def summary(rows: list[dict[str, Any]]) -> Any:
     """The least, the middle and the largest of the ratios of each kind of case."""
     from rich.table import Table
 
-    view = Table(title="ratios by kind: least, median, largest; how many of them over 1.10 and under 0.97")
-    for heading in ("", "batch", STACKED, ONCE, AGAIN):
+    view = Table(title="ratios by kind: median (least to largest)")
+    for heading in ("", "batch", "format", "cases", STACKED, ONCE, AGAIN):
         view.add_column(heading, no_wrap=True)
-    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         case = row["case"]
         kind = f"blocks, {case['readers']} readers" if "block" in case else "models"
-        kinds.setdefault((kind, str(case["batch"])), []).append(row["ratio"])
+        key = kind, str(case["batch"]), case["format"].replace("_", "-")
+        kinds.setdefault(key, []).append(row["ratio"])
     for key, found in kinds.items():
-        view.add_row(*key, *(spread([each[name] for each in found if name in each]) for name in (STACKED, ONCE, AGAIN)))
+        ratios = ([each[name] for each in found if name in each] for name in (STACKED, ONCE, AGAIN))
+        view.add_row(*key, str(len(found)), *map(spread, ratios))
     return view
 
 
 def spread(ratios: list[float]) -> str:
-    if not ratios:
-        return ""
-    over, under = sum(each > 1.10 for each in ratios), sum(each < 0.97 for each in ratios)
-    return f"{min(ratios):.2f} {quartiles(ratios)[1]:.2f} {max(ratios):.2f}; {over}, {under} of {len(ratios)}"
+    return f"{quartiles(ratios)[1]:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
 
 
 def main() -> None:
