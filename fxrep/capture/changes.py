@@ -58,9 +58,9 @@ def holds_container(value: object) -> bool:
 def may_change(code: nn.Module | FunctionType) -> bool:
     """Whether a call of ``code`` may change a container that it is given."""
     if isinstance(code, FunctionType):
-        return _change(reachable_from([code]))
+        return may_change_any(reachable_from([code]))
     modules = [m for m in reached(code) if isinstance(m, nn.Module)]
-    return any(_is_unseen(m) or _change(_functions(m)) for m in modules)
+    return any(_is_unseen(m) or may_change_any(_functions(m)) for m in modules)
 
 
 def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]) -> set[tuple[nn.Module, str]]:
@@ -68,7 +68,7 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
     found: set[tuple[nn.Module, str]] = set()
     for module in untraced:
         functions = _functions(module)
-        if not _change(functions):
+        if not may_change_any(functions):
             continue
         mentioned, stored = set[str]().union(*map(_words, functions)), set[str]().union(*map(_stored, functions))
         near = [read for read in reads if isinstance(read[2], (*CONTAINERS, tuple)) or read[1] in stored]
@@ -76,10 +76,10 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
             things = reached(module)
             owners = set(map(id, things))
             held = [vars(thing).get(name) for thing in things if hasattr(thing, "__dict__") for name in mentioned]
-            changed = set(map(id, _containers(held)))
+            changed = set(map(id, containers_in(held)))
             for owner, name, value in near:
                 rebound = name in stored and id(owner) in owners
-                if rebound or not changed.isdisjoint(map(id, _containers([value]))):
+                if rebound or not changed.isdisjoint(map(id, containers_in([value]))):
                     found.add((owner, name))
     return found
 
@@ -91,7 +91,7 @@ def _functions(module: nn.Module) -> list[FunctionType]:
 
 def _words(function: FunctionType) -> set[str]:
     """The names of attributes and the texts in a function's code."""
-    return {step.value for step in _all_steps(function.__code__) if isinstance(step.value, str)}
+    return {step.value for step in steps_in(function.__code__) if isinstance(step.value, str)}
 
 
 def _stored(function: FunctionType) -> set[str]:
@@ -99,11 +99,11 @@ def _stored(function: FunctionType) -> set[str]:
     words = _words(function)
     if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:
         return words
-    steps = _all_steps(function.__code__)
+    steps = steps_in(function.__code__)
     return {step.value for step in steps if step.name in ("STORE_ATTR", "DELETE_ATTR")}
 
 
-def _containers(values: Iterable[Any]) -> list[Any]:
+def containers_in(values: Iterable[Any]) -> list[Any]:
     """The containers among ``values`` and those inside of them."""
     found: dict[int, Any] = {}
     waiting = list(values)
@@ -115,7 +115,8 @@ def _containers(values: Iterable[Any]) -> list[Any]:
     return [value for value in found.values() if not isinstance(value, tuple)]
 
 
-def _change(functions: Iterable[FunctionType]) -> bool:
+def may_change_any(functions: Iterable[FunctionType]) -> bool:
+    """Whether one of the functions may change an object that it has not made itself."""
     return any(changes(function.__code__) for function in functions)
 
 
@@ -158,7 +159,7 @@ def _inside(value: Any) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def changes(code: CodeType) -> bool:
     """Whether a function may change an object that it has not made itself."""
-    steps = _steps(code)
+    steps = steps_of(code)
     own = _own(code, steps)
     return any(_changes(steps, at, own) for at in range(len(steps))) or any(
         changes(inner) for inner in code.co_consts if isinstance(inner, CodeType)
@@ -206,13 +207,14 @@ def _makes(steps: list[Step]) -> bool:
     return first.name == "GET_ITER" or (first.name == "LOAD_GLOBAL" and first.value in MAKERS)
 
 
-def _all_steps(code: CodeType) -> list[Step]:
+def steps_in(code: CodeType) -> list[Step]:
+    """The instructions of a function and of those inside of it."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return [*_steps(code), *(step for c in inner for step in _all_steps(c))]
+    return [*steps_of(code), *(step for c in inner for step in steps_in(c))]
 
 
 @functools.lru_cache(maxsize=4096)
-def _steps(code: CodeType) -> list[Step]:
+def steps_of(code: CodeType) -> list[Step]:
     """The instructions of a function; those that newer versions of Python join are taken apart."""
     steps: list[Step] = []
     for each in dis.get_instructions(code):

@@ -9,6 +9,7 @@ import operator
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,7 +82,7 @@ class tensors_are_tensors:
 
     def __enter__(self) -> None:
         for names in self.files:
-            names["isinstance"] = _isinstance
+            names["isinstance"] = is_instance
 
     def __exit__(self, *_: object) -> None:
         for names in self.files:
@@ -112,6 +113,8 @@ class reads_are_noted:
                     (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
                 elif name == "_modules" and call.module is not module:
                     call.walked.add(module)
+            elif tracer.apart and kind is MethodType:
+                return tracer.recording(module, name, value)
             return value
 
         nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]
@@ -154,7 +157,7 @@ def _written(module: nn.Module) -> Any:
     )
 
 
-def _isinstance(value: Any, kind: Any) -> bool:
+def is_instance(value: Any, kind: Any) -> bool:
     if isinstance(value, fx.Proxy) and not is_number(value.node):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         return any(k is Tensor or isinstance(value, k) for k in kinds)

@@ -1718,8 +1718,8 @@ guard("changes: in tuples", "untraced code may change a list in a tuple", "if is
 guard(
     "changes: code that is not seen",
     "a forward on the instance, or a hook that is an object, may change a list",
-    "_is_unseen(m) or _change(_functions(m))",
-    "_change(_functions(m))",
+    "_is_unseen(m) or may_change_any(_functions(m))",
+    "may_change_any(_functions(m))",
 )
 guard("changes: stores", "xs[0] = y changes a list", "if step.name in STORES:")
 guard("changes: methods", "xs.append(y) changes a list", "return not (method and _loads(before, own))", "return False")
