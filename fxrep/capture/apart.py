@@ -174,8 +174,10 @@ def _value(module: nn.Module, name: str) -> Any:
     """What ``module.name`` is; the module itself, which nothing may get at, where code would run to tell."""
     if name in INHERITED and name != "training":
         return module
-    held = vars(module)
-    places = (held, held["_parameters"], held["_buffers"], *map(vars, _own_classes(module)))
+    held, classes = vars(module), [vars(base) for base in _own_classes(module)]
+    if any(hasattr(own.get(name), "__get__") for own in classes):
+        return module
+    places = (held, held["_parameters"], held["_buffers"], *classes)
     value = next((place[name] for place in places if name in place), module)
     return module if value is None else value  # what is not there yet may be what the method gives
 
