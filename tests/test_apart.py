@@ -394,7 +394,12 @@ class ForwardChangesAGlobal(Variant):
     def forward(self, x: Tensor) -> Tensor:
         global LEVEL
         LEVEL = 2.0
-        return super().forward(x)
+        return self.a(x) + self.b(x) + self.get_bias(x.device).mean()
+
+
+class RunsItsBase(Variant):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.get_bias(x.device).mean()
 
 
 class ForwardClearsIt(CountsCalls):
@@ -438,7 +443,7 @@ class HasAProperty(Variant):
 
 
 REFUSED = [
-    HasAProperty, GivesWhatItGets, ForwardChangesAGlobal,
+    HasAProperty, RunsItsBase, GivesWhatItGets, ForwardChangesAGlobal,
     AssignsWhatForwardReads, SharesTheCache, SharesTheCacheByAnotherName, WritesToAWeight, WritesToItsArgument,
     ReturnsItsArgument, DrawsNumbers, GivesNone, KeepsNone, GivesANumber, CallsAModule, ChangesTheModule, HandsItselfOn,
     HasAStateElsewhere, ForwardClearsIt, HasDefaults, IsWrapped, ReadsAnything,

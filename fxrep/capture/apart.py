@@ -35,6 +35,7 @@ BUILTINS = {"abs", "bool", "dict", "enumerate", "float", "int", "isinstance", "l
             "repr", "reversed", "round", "str", "sum", "tuple", "zip"}  # fmt: skip
 OTHER_STATE = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"}
 MAY_GIVE_NONE = {"get"}
+VALUES = (Tensor, fx.Proxy)  # a merged model may be traced, too
 LAZY = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 ATTRIBUTES = ("__getattr__", "__getattribute__", "__setattr__", "__delattr__")
 
@@ -63,10 +64,10 @@ class Reach:
         return all(map(self._take_item, value)) if type(value) is tuple else _is_data(value)
 
 
-def call_as_is(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+def call_as_is(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a method from a merged forward, which was made for one that gives a tensor."""
     result = method(*args, **kwargs)
-    if not isinstance(result, Tensor | fx.Proxy):
+    if not isinstance(result, VALUES):
         name = getattr(method, "__name__", "a method")
         raise TypeError(f"this module was merged by fxrep for a tensor from {name}(), not for {result!r}")
     return result
@@ -95,9 +96,20 @@ def methods_apart(module: nn.Module) -> dict[str, Reach]:
             methods[name], reaches[name] = method, reach
     around = reachable_from([forward], module, but=methods.values())
     mentioned = set[str]().union(*map(names_of, around))
-    if may_change_any(around) or any(not mentioned.isdisjoint(reach.names) for reach in reaches.values()):
+    if (
+        may_change_any(around)
+        or any(map(_runs_a_base, around))
+        or any(not mentioned.isdisjoint(reach.names) for reach in reaches.values())
+    ):
         return {}
     return reaches
+
+
+def _runs_a_base(function: FunctionType) -> bool:
+    """Whether a function may go through methods of another class, such as the one that its own overrides."""
+    names = globals_in(function.__code__)
+    values = (function.__globals__.get(name) for name in names)
+    return "super" in names or any(isinstance(value, type) and issubclass(value, nn.Module) for value in values)
 
 
 def shared(apart: Apart, pieces: Collection[Piece], opaque: Collection[nn.Module]) -> dict[nn.Module, str]:
@@ -178,8 +190,7 @@ def _value(module: nn.Module, name: str) -> Any:
     if any(hasattr(own.get(name), "__get__") for own in classes):
         return module
     places = (held, held["_parameters"], held["_buffers"], *classes)
-    value = next((place[name] for place in places if name in place), module)
-    return module if value is None else value  # what is not there yet may be what the method gives
+    return next((place[name] for place in places if name in place), module)
 
 
 def _used(code: CodeType) -> set[str] | None:
@@ -233,7 +244,7 @@ def _is_stateless(value: Any) -> bool:
 
 
 def _is_data(value: Any) -> bool:
-    """Whether a value is a number or the like, which nobody can change."""
+    """Whether a value is a number or the like, which nobody can change. None is not: it may come to be a tensor."""
     if type(value) in (tuple, torch.Size):
         return all(map(_is_data, value))
     return value is not None and type(value) in DATA

@@ -1767,8 +1767,14 @@ guard(
 guard(
     "apart: what the forward changes",
     "the forward around such a method changes nothing that the method may read",
-    "if may_change_any(around) or",
-    "if",
+    "may_change_any(around)",
+    "False",
+)
+guard(
+    "apart: bases",
+    "the code of a base that the forward goes through is not looked at",
+    "any(map(_runs_a_base, around))",
+    "False",
 )
 guard(
     "apart: shared tensors",
@@ -1825,14 +1831,14 @@ guard(
 guard(
     "apart: None as an attribute",
     "what is None now may be what the method gives",
-    "return module if value is None else value",
-    "return value",
+    "return value is not None and type(value) in DATA",
+    "return type(value) in DATA",
 )
 guard("apart: globals", "a method that reads a table of its file's", "elif not _is_stateless(value):")
 guard(
     "apart: what it gives later",
     "a merged forward was made for a method that gives a tensor",
-    "if not isinstance(result, Tensor | fx.Proxy):",
+    "if not isinstance(result, VALUES):",
 )
 
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
