@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..capture.apart import call_as_is
 from ..capture.clone import with_tensors
 from ..capture.kinds import builtin_type, is_builtin
 from ..capture.observe import Observation
@@ -78,7 +79,8 @@ class Program:
             return f"input '{node.target}'"
         if node.op == "get_attr":
             return f"'{self.path(str(node.target))}'"
-        name = effects.name_of(node) or str(node.target)
+        method = str(node.args[0].target) if node.target is call_as_is and isinstance(node.args[0], fx.Node) else ""
+        name = method.rpartition(".")[2] or effects.name_of(node) or str(node.target)
         where = self.path(self.piece.where(node))
         return f"{name} in '{where}'" if where else f"{name} in forward"
 
@@ -196,6 +198,8 @@ class Program:
             tensor = self.tensor(node) if node.op == "get_attr" else None
             if tensor is not None:
                 self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
+            elif node.op == "get_attr":  # a method: what one call of it gave, the next may give, or write to
+                self._alias.union(by_storage.setdefault(-1, node), node)
         for node in self.operators:
             module = self.module(node)
             targets = effects.may_write(node, module)

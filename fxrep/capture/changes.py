@@ -60,9 +60,9 @@ def holds_container(value: object) -> bool:
 def may_change(code: nn.Module | FunctionType) -> bool:
     """Whether a call of ``code`` may change a container that it is given."""
     if isinstance(code, FunctionType):
-        return _change(reachable_from([code]))
+        return may_change_any(reachable_from([code]))
     modules = [m for m in reached(code) if isinstance(m, nn.Module)]
-    return any(_is_unseen(m) or _change(_functions(m)) for m in modules)
+    return any(_is_unseen(m) or may_change_any(_functions(m)) for m in modules)
 
 
 def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]) -> set[tuple[nn.Module, str]]:
@@ -70,7 +70,7 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
     found: set[tuple[nn.Module, str]] = set()
     for module in untraced:
         functions = _functions(module)
-        if not _change(functions):
+        if not may_change_any(functions):
             continue
         mentioned, stored = set[str]().union(*map(_words, functions)), set[str]().union(*map(_stored, functions))
         near = [read for read in reads if isinstance(read[2], (*CONTAINERS, tuple)) or read[1] in stored]
@@ -78,10 +78,10 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
             things = reached(module)
             owners = set(map(id, things))
             held = [vars(thing).get(name) for thing in things if hasattr(thing, "__dict__") for name in mentioned]
-            changed = set(map(id, _containers(held)))
+            changed = set(map(id, containers_in(held)))
             for owner, name, value in near:
                 rebound = name in stored and id(owner) in owners
-                if rebound or not changed.isdisjoint(map(id, _containers([value]))):
+                if rebound or not changed.isdisjoint(map(id, containers_in([value]))):
                     found.add((owner, name))
     return found
 
@@ -91,13 +91,13 @@ def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
     found: set[int] = set()
     for module in untraced:
         functions = _functions(module)
-        writes = any(_writes_tensor(step) for f in functions for step in _all_steps(f.__code__))
+        writes = any(_writes_tensor(step) for f in functions for step in steps_in(f.__code__))
         names = set[str]().union(*map(_words if writes else _stored, functions))
         if not names:
             continue
         things = reached(module)
         held = [value for thing in things for value in _attributes(thing, names)]
-        if writes and any(_walks(_all_steps(f.__code__)) for f in functions):
+        if writes and any(_walks(steps_in(f.__code__)) for f in functions):
             held += tensors(module)
         found.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
     return found
@@ -110,7 +110,7 @@ def _attributes(thing: Any, names: set[str]) -> Iterator[Any]:
     for space in spaces:
         for name in names & space.keys():
             yield space[name]
-            yield from (item for value in _containers([space[name]]) for item in _inside(value))
+            yield from (item for value in containers_in([space[name]]) for item in _inside(value))
 
 
 def _writes_tensor(step: Step) -> bool:
@@ -136,7 +136,7 @@ def _functions(module: nn.Module) -> list[FunctionType]:
 
 def _words(function: FunctionType) -> set[str]:
     """The names of attributes and the texts in a function's code."""
-    return {step.value for step in _all_steps(function.__code__) if isinstance(step.value, str)}
+    return {step.value for step in steps_in(function.__code__) if isinstance(step.value, str)}
 
 
 def _stored(function: FunctionType) -> set[str]:
@@ -144,11 +144,11 @@ def _stored(function: FunctionType) -> set[str]:
     words = _words(function)
     if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:
         return words
-    steps = _all_steps(function.__code__)
+    steps = steps_in(function.__code__)
     return {step.value for step in steps if step.name in ("STORE_ATTR", "DELETE_ATTR")}
 
 
-def _containers(values: Iterable[Any]) -> list[Any]:
+def containers_in(values: Iterable[Any]) -> list[Any]:
     """The containers among ``values`` and those inside of them."""
     found: dict[int, Any] = {}
     waiting = list(values)
@@ -160,7 +160,8 @@ def _containers(values: Iterable[Any]) -> list[Any]:
     return [value for value in found.values() if not isinstance(value, tuple)]
 
 
-def _change(functions: Iterable[FunctionType]) -> bool:
+def may_change_any(functions: Iterable[FunctionType]) -> bool:
+    """Whether one of the functions may change an object that it has not made itself."""
     return any(changes(function.__code__) for function in functions)
 
 
@@ -203,7 +204,7 @@ def _inside(value: Any) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def changes(code: CodeType) -> bool:
     """Whether a function may change an object that it has not made itself."""
-    steps = _steps(code)
+    steps = steps_of(code)
     own = _own(code, steps)
     return any(_changes(steps, at, own) for at in range(len(steps))) or any(
         changes(inner) for inner in code.co_consts if isinstance(inner, CodeType)
@@ -251,13 +252,14 @@ def _makes(steps: list[Step]) -> bool:
     return first.name == "GET_ITER" or (first.name == "LOAD_GLOBAL" and first.value in MAKERS)
 
 
-def _all_steps(code: CodeType) -> list[Step]:
+def steps_in(code: CodeType) -> list[Step]:
+    """The instructions of a function and of those inside of it."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return [*_steps(code), *(step for c in inner for step in _all_steps(c))]
+    return [*steps_of(code), *(step for c in inner for step in steps_in(c))]
 
 
 @functools.lru_cache(maxsize=4096)
-def _steps(code: CodeType) -> list[Step]:
+def steps_of(code: CodeType) -> list[Step]:
     """The instructions of a function; those that newer versions of Python join are taken apart."""
     steps: list[Step] = []
     for each in dis.get_instructions(code):

@@ -7,6 +7,7 @@ Differences from ``torch.fx.Tracer``:
   ``z = y; y += b`` into an out-of-place add, which is silently wrong; and so does a second trace of ``operator.iadd``.
 * A module whose forward cannot be traced, has hooks or is otherwise not what its class says becomes one opaque
   ``call_module`` node, and tracing goes on around it.
+* A method that keeps something for the next call becomes one call of it, where that is safe: see ``apart``.
 * Every non-leaf call is recorded as a ``Call``, so that an edit of the flat graph can be put back into the module that
   it belongs to.
 * Arguments with a default keep the default.
@@ -15,6 +16,8 @@ Differences from ``torch.fx.Tracer``:
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Collection, Iterator
@@ -27,6 +30,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.proxy import Attribute
 
+from .apart import Apart, call_as_is, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .state import State, named_globally
@@ -199,9 +203,15 @@ class Tracer(fx.Tracer):
     trace_asserts = True
 
     def __init__(
-        self, opaque: dict[nn.Module, str], barred: dict[nn.Module, str] | None = None, watch_random: bool = False
+        self,
+        opaque: dict[nn.Module, str],
+        barred: dict[nn.Module, str] | None = None,
+        watch_random: bool = False,
+        apart: Apart | None = None,
     ) -> None:
         super().__init__()
+        self.apart = apart
+        self.trying = False
         self.opaque = opaque
         self.barred = barred or {}
         self.watch_random = watch_random
@@ -309,9 +319,11 @@ class Tracer(fx.Tracer):
             self._roll_back(mark, calls)
             state.restore()
             self.current = outer
-            self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             # what it was given: its forward may have changed a list in it since
             given = fx.map_arg((call.args, call.kwargs), self.proxy)  # type: ignore[arg-type, unused-ignore]
+            if _keeps_apart(m, self.apart):
+                return self.call_module(m, forward, *given)
+            self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             return self._call_opaque(m, path, *given)
         finally:
             self.current, call.state = outer, None
@@ -401,6 +413,44 @@ class Tracer(fx.Tracer):
             self._guess()  # it may catch the error
             raise TypeError(f"{name}, which is not traced, may change a list or dictionary that it is given")
 
+    def recording(self, module: nn.Module, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """``method``, or what records a call of it if it is one that the module called now keeps apart."""
+        assert self.current is not None
+        assert self.apart is not None
+        if self.trying or module is not self.current.module or name not in self.apart.get(module, ()):
+            return method
+
+        @functools.wraps(method)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            assert self.current is not None
+            numbers = takes_numbers((*args, *kwargs.values()))
+            if not numbers or not self._gives_tensor(module, method, args, kwargs):
+                self._guess()
+                raise TypeError(f".{name}() keeps something for the next call")
+            own = self.create_node("get_attr", join(self.current.path, name), (), {})
+            node = self.create_node("call_function", call_as_is, (own, *map(self.create_arg, args)), {})
+            node.kwargs = {key: self.create_arg(value) for key, value in kwargs.items()}
+            return self.proxy(node)
+
+        return record
+
+    def _gives_tensor(self, module: nn.Module, method: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+        """Whether a call of a method, of which nothing is kept, gives a tensor."""
+        call, mark, state, asked = self.current, self._last_node(), State(module), set(self.asked)
+        assert call is not None
+        noted = {name: copy.copy(getattr(call, name)) for name in ("absent", "reads", "held", "walked", "guessed")}
+        self.trying = True
+        try:
+            result = method(*args, **kwargs)
+            return isinstance(result, Tensor) or (isinstance(result, fx.Proxy) and not is_number(result.node))
+        except Exception:
+            return False
+        finally:
+            self.trying, self.asked = False, asked
+            vars(call).update(noted)
+            self._roll_back(mark, len(self.calls))
+            state.restore()
+
     def _guess(self) -> None:
         assert self.current is not None
         self.current.guessed = True
@@ -437,11 +487,13 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
     The model is run on symbols, which can leave marks on it: pass a structural copy of the ``original``. Modules that
     refused to be copied are left alone.
     """
-    shared = {m for _, m in walk(original)}.intersection(m for _, m in walk(model)) if original is not None else set()
+    modules = {m for _, m in walk(original)} if original is not None else set()
+    copied_not = modules.intersection(m for _, m in walk(model))
     barred: dict[nn.Module, str] = {}
     while True:
-        pieces, opaque = _capture(model, shared, barred)
-        found = _read_stale(pieces, opaque)
+        apart: Apart = {}
+        pieces, opaque = _capture(model, copied_not, barred, apart)
+        found = _read_stale(pieces, opaque) or shared(apart, pieces, opaque)
         if not found:
             return pieces, opaque
         barred |= found
@@ -475,12 +527,12 @@ def _read_stale(pieces: list[Piece], untraced: Collection[nn.Module]) -> dict[nn
 
 
 def _capture(
-    model: nn.Module, shared: Collection[nn.Module], barred: dict[nn.Module, str]
+    model: nn.Module, copied_not: Collection[nn.Module], barred: dict[nn.Module, str], apart: Apart
 ) -> tuple[list[Piece], dict[nn.Module, str]]:
-    """Trace ``model`` around what is ``shared`` with another, and around the code of modules that are ``barred``."""
-    opaque = dict.fromkeys(shared, "its copy is itself")
+    """Trace ``model`` around what is ``copied_not``, and around the code of modules that are ``barred``."""
+    opaque = dict.fromkeys(copied_not, "its copy is itself")
     pieces: list[Piece] = []
-    seen: set[nn.Module] = set(shared)
+    seen: set[nn.Module] = set(copied_not)
     waiting = [("", model)]
     while waiting:
         path, module = waiting.pop(0)
@@ -498,7 +550,7 @@ def _capture(
                 raise TypeError("its forward is replaced on the instance")
             if module in barred:
                 raise TypeError(barred[module])
-            pieces.append(_trace_piece(module, path, opaque, barred))
+            pieces.append(_trace_piece(module, path, opaque, barred, apart))
         except Exception as error:
             if type(module).forward is not nn.Module.forward:
                 opaque[module] = f"cannot be traced: {_first_line(error)}"
@@ -513,11 +565,25 @@ def _capture(
     return pieces, opaque
 
 
-def _trace_piece(module: nn.Module, path: str, opaque: dict[nn.Module, str], barred: dict[nn.Module, str]) -> Piece:
+def _trace_piece(
+    module: nn.Module, path: str, opaque: dict[nn.Module, str], barred: dict[nn.Module, str], apart: Apart
+) -> Piece:
     try:
-        return Tracer(opaque, barred).trace_piece(module, path)
+        return Tracer(opaque, barred, apart=apart).trace_piece(module, path)
     except RandomDraw:  # somewhere inside: look at every call
-        return Tracer(opaque, barred, watch_random=True).trace_piece(module, path)
+        return Tracer(opaque, barred, watch_random=True, apart=apart).trace_piece(module, path)
+    except Exception:
+        if not _keeps_apart(module, apart):
+            raise
+        return _trace_piece(module, path, opaque, barred, apart)
+
+
+def _keeps_apart(module: nn.Module, apart: Apart | None) -> bool:
+    """Whether it is news that methods of a module, which cannot be traced, may be called as they are."""
+    if apart is None or module in apart:
+        return False
+    apart[module] = methods_apart(module)
+    return bool(apart[module])
 
 
 def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:

@@ -9,6 +9,7 @@ import inspect
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +45,7 @@ class tensors_are_tensors:
 
     def __enter__(self) -> None:
         for names in self.files:
-            names["isinstance"] = _isinstance
+            names["isinstance"] = is_instance
 
     def __exit__(self, *_: object) -> None:
         for names in self.files:
@@ -80,6 +81,8 @@ class reads_are_noted:
                     (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
                 elif name == "_modules" and call.module is not module:
                     call.walked.add(module)
+            elif tracer.apart and kind is MethodType:
+                return tracer.recording(module, name, value)
             return value
 
         def written(module: nn.Module, name: str, value: Any) -> None:
@@ -153,7 +156,7 @@ def _written(module: nn.Module) -> Any:
     )
 
 
-def _isinstance(value: Any, kind: Any) -> bool:
+def is_instance(value: Any, kind: Any) -> bool:
     if isinstance(value, fx.Proxy) and not is_number(value.node):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         return any(k is Tensor or isinstance(value, k) for k in kinds)

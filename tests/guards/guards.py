@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 Edit = tuple[str, str, str]  # file, what is there, what to put in its place
 
 ANY = "tests/test_any_model.py"
+APART = "tests/test_apart.py"
 BAD = "tests/test_bad_input.py"
 COMPOSED = "tests/test_composition.py"
 CONCAT = "tests/test_concat.py"
@@ -1049,6 +1050,13 @@ guard("known: other channels", "a value of an operator that is not known may hav
 
 guard.of("analysis/program.py", *WRITES, f"{OWN}::test_one_tensor_for_two_inputs")
 guard(
+    "aliases: what a method keeps",
+    "a method that keeps something may give it twice, or write to what it gave",
+    "self._alias.union(by_storage.setdefault(-1, node), node)",
+    "pass",
+    tests=(APART,),
+)
+guard(
     "constants: written parameters",
     "a buffer that is written to is not a constant",
     "return None if tensor is None or self.is_written(node) else tensor",
@@ -1756,8 +1764,8 @@ guard("changes: in tuples", "untraced code may change a list in a tuple", "if is
 guard(
     "changes: code that is not seen",
     "a forward on the instance, or a hook that is an object, may change a list",
-    "_is_unseen(m) or _change(_functions(m))",
-    "_change(_functions(m))",
+    "_is_unseen(m) or may_change_any(_functions(m))",
+    "may_change_any(_functions(m))",
 )
 guard("changes: stores", "xs[0] = y changes a list", "if step.name in STORES:")
 guard("changes: methods", "xs.append(y) changes a list", "return not (method and _loads(before, own))", "return False")
@@ -1784,6 +1792,91 @@ guard(
     "changes: attributes assigned by name",
     "traced code reads an attribute that untraced code assigns by setattr",
     'if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:',
+)
+
+guard.of("capture/apart.py", APART)
+guard(
+    "apart: shared names",
+    "a method that keeps something shares no list or tensor with the forward that calls it",
+    "any(not mentioned.isdisjoint(reach.names) for reach in reaches.values())",
+    "False",
+    needless="what the trace reads of it, `shared` finds as well",
+)
+guard(
+    "apart: what the forward changes",
+    "the forward around such a method changes nothing that the method may read",
+    "may_change_any(around)",
+    "False",
+)
+guard(
+    "apart: bases",
+    "the code of a base that the forward goes through is not looked at",
+    "any(map(_runs_a_base, around))",
+    "False",
+)
+guard(
+    "apart: shared tensors",
+    "such a method gets at no memory that traced code reads",
+    "if not (storages.isdisjoint(reach.storages) and containers.isdisjoint(reach.containers))",
+    "if not containers.isdisjoint(reach.containers)",
+)
+guard(
+    "apart: shared containers",
+    "such a method gets at no list or dictionary that traced code reads",
+    "if not (storages.isdisjoint(reach.storages) and containers.isdisjoint(reach.containers))",
+    "if not storages.isdisjoint(reach.storages)",
+)
+guard(
+    "apart: attributes by code",
+    "a class that makes attributes up may hand out anything",
+    "any(name in vars(base) for base in _own_classes(module) for name in ATTRIBUTES)",
+    "False",
+)
+guard(
+    "apart: properties",
+    "a property runs code that nobody looked at",
+    'if any(hasattr(own.get(name), "__get__") for own in classes):',
+)
+guard(
+    "apart: what every module has",
+    "self._parameters[name] = y replaces a parameter",
+    'if name in INHERITED and name != "training":',
+    needless="they are found in the module alone, where their tensors and the modules in them count as any other's",
+)
+guard(
+    "apart: itself",
+    "a method that hands self on",
+    '"LOAD_METHOD"):\n                return None',
+    '"LOAD_METHOD"):\n                continue',
+)
+guard("apart: objects", "such a method gets at no module", "elif not reach.take(name, _value(module, name)):")
+guard(
+    "apart: a state of its own",
+    "a default or what is around a function is kept between calls",
+    "if code.co_flags & LAZY or function.__closure__ or vars(function) or not all(map(_is_data, defaults)):",
+)
+guard(
+    "apart: other state",
+    "a method that assigns attributes, or calls what may give None",
+    "if any(s.name in OTHER_STATE or (type(s.value) is str and s.value in CHANGING | MAY_GIVE_NONE) for s in steps):",
+)
+guard(
+    "apart: None",
+    "the forward asks whether the method gave something",
+    'return all("BUILD_SLICE" in (s.name for s in steps[at + 1 : at + 3]) for at in nones)',
+    "return True",
+)
+guard(
+    "apart: None as an attribute",
+    "what is None now may be what the method gives",
+    "return value is not None and type(value) in DATA",
+    "return type(value) in DATA",
+)
+guard("apart: globals", "a method that reads a table of its file's", "elif not _is_stateless(value):")
+guard(
+    "apart: what it gives later",
+    "a merged forward was made for a method that gives a tensor",
+    "if not isinstance(result, VALUES):",
 )
 
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
@@ -1879,6 +1972,13 @@ guard(
     "pass",
 )
 guard(
+    "trace: what methods are given",
+    "a method that is called as it is gets numbers only, and gives a tensor",
+    "if not numbers or not self._gives_tensor(module, method, args, kwargs):",
+    "if False:",
+    tests=(APART,),
+)
+guard(
     "capture: attributes that untraced code changes",
     "a module that reads a list which code that is not traced may change is not traced either",
     "if not found:\n            return pieces, opaque",
@@ -1899,9 +1999,9 @@ guard(
 guard(
     "trace: copies that are the original",
     "a module that refuses to be copied is left alone",
-    "seen: set[nn.Module] = set(shared)",
+    "seen: set[nn.Module] = set(copied_not)",
     "seen: set[nn.Module] = set()",
-    more=(('opaque = dict.fromkeys(shared, "its copy is itself")', "opaque = {}"),),
+    more=(('opaque = dict.fromkeys(copied_not, "its copy is itself")', "opaque = {}"),),
 )
 guard(
     "trace: forwards on the instance, of the whole",
