@@ -444,6 +444,15 @@ class ConvMap:
         here = self.taps[axis] == Taps(0, 1, 1) and not self.up
         return here and self.stride[axis] == 1 and self.extent[axis] == 0
 
+    def along(self, rank: int) -> ConvMap:
+        """A pointwise map's matrix of the channels, at each position of ``rank`` spatial axes."""
+        ones, origin = (1,) * rank, (Taps(0, 1, 1),) * rank
+        (part,) = self.parts
+        if not isinstance(part, Part):
+            raise Illegal("its matrix is made of several")
+        part = replace(part, weight=part.weight.reshape(*part.weight.shape[:2], *ones), taps=origin)
+        return replace(self, taps=origin, stride=ones, extent=(0,) * rank, parts=(part,))
+
     @property
     def _leaves(self) -> list[int]:
         """The axes along which a tap is outside of the image for some position of the output."""

@@ -210,12 +210,14 @@ class Check:
             pads = [(total // 2, total - total // 2) for total in totals]
         else:
             pads = [(0, 0)] * len(counts) if isinstance(padding, str) else [(p, p) for p in padding]
-        pads = [(low // unit, high // unit) for (low, high), unit in zip(pads, self.unit, strict=True)]
-        dilation = [max(1, d // unit) for d, unit in zip(dilation, self.unit, strict=True)]
+        same = len(self.unit) == len(counts)  # or it is a 1x1 convolution among linear layers
+        units, every = (self.unit, self.every) if same else ((1,) * len(counts),) * 2
+        pads = [(low // unit, high // unit) for (low, high), unit in zip(pads, units, strict=True)]
+        dilation = [max(1, d // unit) for d, unit in zip(dilation, units, strict=True)]
         if any(p for pair in pads for p in pair):
             flat = [p for pair in reversed(pads) for p in pair]
             x = F.pad(x, flat, mode="constant" if mode == "zeros" else mode)
-        steps = [s * step for s, step in zip(stride, self.every, strict=True)]
+        steps = [s * step for s, step in zip(stride, every, strict=True)]
         y = correlate(x, weight, steps, dilation, groups, counts)
         return y if bias is None else y + bias.view(-1, *(1,) * len(counts))
 

@@ -108,9 +108,32 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
                   lambda m, h: (m.a(h) + m.b(h)).transpose(2, 3) + m.c(h.sin()) + m.d(h.sin())),
              k=KNOWN, a=C(4, 4, 3, padding=1), b=C(4, 4, 1), c=C(4, 4, 3, padding=1), d=C(4, 4, 1)),
         IMAGE, (4, 0, 2)),
+    "3x3, norm, permute, linear": (
+        Made(lambda m, x: m.l(m.n(m.c(x)).permute(0, 2, 3, 1)), c=C(4, 8, 3, 2, 1), n=B(8), l=L(8, 5)),
+        IMAGE, (1, 0, 0)),
+    "1x1, tokens, linear, norm of the channels": (
+        Made(lambda m, x: m.n(m.l(tokens(m.c(x))).transpose(1, 2)), c=C(4, 8, 1), l=L(8, 5), n=B1(5)),
+        IMAGE, (1, 0, 0)),
+    "permute, linear, permute, 1x1": (
+        Made(lambda m, x: m.c(m.l(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)), l=L(4, 8), c=C(8, 4, 1)),
+        IMAGE, (1, 0, 0)),
+    "1x1, permute, linear, permute, 1x1, as often as channels, which somebody asks for": (
+        Made(both(lambda m, x: m.c(x).permute(0, 2, 3, 1),
+                  lambda m, h: m.d(m.l(h).permute(0, 3, 1, 2)) * h.shape[-1] * h.shape[-1]),
+             c=C(4, 4, 1), l=L(4, 4), d=C(4, 4, 1)), IMAGE, (1, 0, 0)),
 }  # fmt: skip
 
 KEPT: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
+    "linear to fewer channels behind a permuted 3x3 whose channels somebody asks for": (
+        Made(both(lambda m, x: m.c(x), lambda m, h: m.l(h.permute(0, 2, 3, 1)) * h.shape[1]), c=C(4, 8, 3), l=L(8, 5)),
+        IMAGE, (2, 0, 0)),
+    "linear to fewer channels behind a permute whose channels somebody asks for": (
+        Made(both(lambda m, x: m.c(x).permute(0, 2, 3, 1), lambda m, h: m.l(h) * h.shape[-1]), c=C(4, 8, 3), l=L(8, 5)),
+        IMAGE, (2, 0, 0)),
+    "linear to fewer channels behind a view of so many": (
+        Made(lambda m, x: m.l(m.c(x).view(2, 8, -1).transpose(1, 2)), c=C(4, 8, 1), l=L(8, 5)), IMAGE, (2, 0, 0)),
+    "linear along another axis than the channels": (
+        Made(lambda m, x: m.l(m.c(x).permute(0, 1, 3, 2)), c=C(4, 8, 1), l=L(9, 9)), IMAGE, (2, 0, 0)),
     "flattened into the channels": (
         Made(lambda m, x: m.n(m.l(m.k(x).relu()).flatten(1, 2)), k=KNOWN, l=L(9, 9), n=B1(36)), IMAGE, (2, 1, 0)),
     "mean over the channels": (

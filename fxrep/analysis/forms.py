@@ -41,13 +41,14 @@ class Through:
     """An operator that stays where it is; before it, there were ``rank`` axes after the channels'.
 
     ``behind``: a convolution is before it, not after. ``merges``: it keeps the order of the elements, so that giving
-    back the old shape undoes it.
+    back the old shape undoes it. ``counts``: it is made for as many channels as there are.
     """
 
     node: fx.Node
     rank: int
     behind: bool
     merges: bool
+    counts: bool
 
 
 @dataclass(frozen=True)
@@ -179,13 +180,21 @@ class Form:
         return replace(self, shift=_broadcast(torch.add, self.shift, constant))
 
 
-def carried(form: Form, node: fx.Node, before: int, after: int, single: bool = False, merges: bool = False) -> Form:
+def carried(
+    form: Form,
+    node: fx.Node,
+    before: int,
+    after: int,
+    single: bool = False,
+    merges: bool = False,
+    counts: bool = True,
+) -> Form:
     """The form of ``node``, an operator that the map commutes with: ``map(node(source)) = node(map(source))``.
 
     There are ``before`` and ``after`` axes after the channels'.
     """
     (term,) = form.terms
-    through = Through(node, before, isinstance(term.map, ConvMap), merges)
+    through = Through(node, before, isinstance(term.map, ConvMap), merges, counts)
     term = replace(term, at=None, times=ONE, through=(*term.through, through))
     return replace(form, terms=(term,), rank=after, single=single)
 
@@ -255,11 +264,38 @@ def compose(form: Form, outer: ConvMap | Window, bias: Tensor = ZERO) -> Form:
         raise Illegal(f"a value with {form.rank} spatial axes is convolved along {len(outer.taps)}")
     (term,) = form.terms
     if term.through and not isinstance(term.map, Scale):
-        raise Illegal(f"between it and what it reads is '{term.through[-1].node.name}'")
+        return _mixed(form, outer, bias)
     composed = Term(term.source, _then(term.map, outer), term.branches, through=term.through)
     shift = _broadcast(torch.add, _shift_through(form.shift, outer), bias)
     single = form.single and isinstance(outer, ConvMap) and outer.is_pointwise
     return Form((composed,), shift, len(outer.taps), form.notes, single)
+
+
+def _mixed(form: Form, outer: ConvMap | Window, bias: Tensor) -> Form:
+    """A matrix of the channels after operators that do the same to every channel.
+
+    ``outer(through(map(source))) = through(outer(map(source)))``
+    """
+    (term,) = form.terms
+    last = term.through[-1].node.name
+    if not isinstance(outer, ConvMap) or not isinstance(term.map, ConvMap) or not outer.is_pointwise:
+        raise Illegal(f"between it and what it reads is '{last}'")
+    fits = not any(step.counts for step in term.through) and _is_path(term.source, term.through[-1].node)
+    if outer.in_channels != outer.out_channels and not fits:
+        raise Illegal(f"before '{last}' there would be {outer.out_channels} channels and not {outer.in_channels}")
+    map = term.map.then(outer.along(len(term.map.taps)))
+    shift = _broadcast(torch.add, _shift_through(form.shift, outer), bias)
+    composed = Term(term.source, map, term.branches, through=term.through)
+    return Form((composed,), shift, form.rank, form.notes, form.single)
+
+
+def _is_path(source: fx.Node, node: fx.Node) -> bool:
+    """Whether nobody else reads, or asks for the sizes of, what is computed on the way from ``source`` to ``node``."""
+    while node is not source:
+        if len(node.users) > 1 or not node.all_input_nodes:
+            return False
+        node = node.all_input_nodes[0]
+    return True
 
 
 def price(form: Form, of_source: Callable[[fx.Node], Cost]) -> Cost:

@@ -206,8 +206,12 @@ def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
         if operands[0] not in inside:
             break
         path.append(operands[0])
-    site = next((n for n in path if region.linear[n].convolves and n.op == "call_module"), None)
-    if len(region.form.terms) != 1 or len(path) != len(region.nodes) or site is None:
+    if len(region.form.terms) != 1 or len(path) != len(region.nodes):
+        return None
+    passed = [path.index(step.node) for step in region.form.terms[0].through if step.behind and step.node in path]
+    below = path[max(passed, default=-1) + 1 :]  # what is convolved behind such an operator goes before it
+    site = next((n for n in below if region.linear[n].convolves and n.op == "call_module"), None)
+    if site is None:
         return None
     return site, [n for n in reversed(path) if n is not site]
 

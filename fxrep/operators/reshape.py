@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from ..analysis import effects
 from ..analysis.forms import Form, Scale, carried
 from ..convmap import Illegal
 from .registry import Linear, Operator, operator
@@ -41,10 +42,11 @@ def merge(op: Operator, x: fx.Node, start: Any, end: Any) -> Linear:
         _only_term(form)
         rank, axes = op.rank(form, x), op.axes(x)
         first, last = start % axes, end % axes
+        sized = op.node.op != "call_module" and effects.name_of(op.node) != "flatten"  # a view is given the sizes
         if last < axes - 1 - rank:
             return carried(form, op.node, rank, rank, form.single, merges=True)
         if first > axes - 1 - rank:
-            return carried(form, op.node, rank, rank - (last - first), form.single, merges=True)
+            return carried(form, op.node, rank, rank - (last - first), form.single, merges=True, counts=sized)
         if first == axes - 1 - rank and last == axes - 1 and form.single:
             return carried(form, op.node, rank, 0, True, merges=True)
         raise Illegal("it merges the channels' axis with another")
@@ -109,7 +111,7 @@ def reorder(op: Operator, x: fx.Node, order: Callable[[int], Sequence[int]]) -> 
         _only_term(form)
         rank, axes = op.rank(form, x), op.axes(x)
         found = [axis % axes for axis in order(axes)]
-        return carried(form, op.node, rank, axes - 1 - found.index(axes - 1 - rank))
+        return carried(form, op.node, rank, axes - 1 - found.index(axes - 1 - rank), counts=False)
 
     return Linear((x,), combine)
 

@@ -755,7 +755,19 @@ guard("aten: training dropout", "a dropout that trains drops", "if training is n
 guard("aten: casts", "a cast to another type is not linear", "if not _alike(before, after):")
 
 # --------------------------------------------------------------------------------------------- analysis: forms, effects
-guard.of("analysis/forms.py")
+guard.of("analysis/forms.py", RESHAPES)
+guard(
+    "channels: counted",
+    "a view is given the number of channels, which a linear layer behind it would change before it",
+    "not any(step.counts for step in term.through) and _is_path",
+    "_is_path",
+)
+guard(
+    "channels: asked for",
+    "code asks for the number of channels of what is computed on the way",
+    "if len(node.users) > 1 or not node.all_input_nodes:",
+    "if not node.all_input_nodes:",
+)
 guard(
     "names: shift",
     "a value and a constant are not another name of the value",
@@ -1426,8 +1438,8 @@ guard(
 guard(
     "chain: no branches",
     "a region with branches is not done in its last convolution",
-    "if len(region.form.terms) != 1 or len(path) != len(region.nodes) or site is None:",
-    "if site is None:",
+    "if len(region.form.terms) != 1 or len(path) != len(region.nodes):",
+    "if False:",
 )
 guard(
     "chain: stack",
