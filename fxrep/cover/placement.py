@@ -207,9 +207,7 @@ def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
             break
         path.append(operands[0])
     site = next((n for n in path if region.linear[n].convolves and n.op == "call_module"), None)
-    if len(region.form.terms) != 1 or len(path) != len(region.nodes) or site is None:
-        return None
-    return site, [n for n in reversed(path) if n is not site]
+    return None if site is None else (site, [n for n in reversed(path) if n is not site])
 
 
 def join_of(region: Region, *, convolves: bool = False) -> tuple[fx.Node, list[fx.Node]]:

@@ -286,7 +286,7 @@ class Analysis:
         for form in self.candidates[root] if root not in self.barriers else ():
             if not isinstance(form, Form):
                 break
-            form, values = self._separate(form)
+            form = self._separate(form)
             sources = {t.source for t in form.terms}
             interior = self._interior(root, sources)
             if not sources <= self._read(root, interior):
@@ -302,8 +302,6 @@ class Analysis:
             except Illegal as reason:
                 illegal = illegal or str(reason)
                 continue
-            for node in values:
-                self._require(node)
             for term in form.terms:
                 self._require_source(term.source)
             self.regions[root] = region
@@ -314,8 +312,8 @@ class Analysis:
         for operand in linear.operands:
             self._require(operand)
 
-    def _separate(self, form: Form) -> tuple[Form, list[fx.Node]]:
-        """The form over what nothing was merged into, which is then a value of its own; and those values."""
+    def _separate(self, form: Form) -> Form:
+        """The form over what nothing was merged into, which is then a value of its own."""
         values: dict[fx.Node, Form] = {}
         if len(form.terms) > 1 and not form.joined:
             for term in form.terms:
@@ -325,7 +323,7 @@ class Analysis:
                     continue
                 if term.times is ONE or not _folds(term):  # a convolution takes a factor in at no cost
                     values[term.at] = inner
-        return form.separated(values), list(values)
+        return form.separated(values)
 
     def _saves(self, form: Form, nodes: list[fx.Node]) -> bool:
         """Whether computing ``form`` from its sources takes fewer operators or convolutions than ``nodes``.
