@@ -35,7 +35,7 @@ def measure(case: Case, model: nn.Module | None = None) -> Row:
     model = build(case) if model is None else model
     row: Row = {"family": case.family, "parameters": sum(p.numel() for p in model.parameters())}
     row["input"], make = accepted(case, model)
-    expected, reference = prepare(case, model, make, row, set())
+    expected, reference = prepare(case, model, make, row)
     inputs, passes = make(0), merges()
     made = {AS_IS: model, FXREP: passes[FXREP](model)}
     try:
