@@ -445,6 +445,11 @@ LEFT: dict[str, tuple[Body, tuple[int, int], str]] = {
     "a sum that is a source": (lambda m, x: m.n(m.valid(m.a(x) + m.b(x))), (2, 0), "macs"),
     "scales that could be seen through": (
         lambda m, x: (lambda h: h * 2 + h * 3 + m.thin(h) + m.thin_too(h))(x.exp() * 3 + 1), (1, 0), "kernels"),
+    "a scale that is seen through beside its source": (
+        lambda m, x: (lambda e: (lambda h: h * 2 + e * 3 + m.thin(h) + m.thin_too(h))(e * 3 + 1))(x.exp()),
+        (1, 0),
+        "kernels",
+    ),
     "a join first": (lambda m, x: joined(m.a(x), m.b(x.exp())) + m.wide(x) + m.wide_too(x), (3, 0), "kernels"),
     "another name that something else reads": (
         lambda m, x: (lambda h: (m.a(h) + m.b(h)) * h.relu())(m.id(x)), (1, 0), "kernels"),
@@ -776,16 +781,17 @@ class Lends(nn.Module):
         return self.borrows(x)  # type: ignore[no-any-return]
 
 
-class Half(nn.Module):
-    """Merges half of what its child returns."""
+class Adds(Child):
+    """Writes to what it is handed, and returns something else as well."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.child, self.n, self.c = Parts(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+    def forward(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        h.add_(self.a(x))
+        return h, self.b(x).relu()
 
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.child(x)
-        return self.n(first + self.c(x)) * second  # type: ignore[no-any-return]
+
+def _half(m: Any, x: Tensor) -> Tensor:
+    first, second = m.child(x.exp(), x)
+    return m.n(first + m.c(x)) * second  # type: ignore[no-any-return]
 
 
 class Sum(Child):
@@ -856,7 +862,7 @@ FORWARDS: dict[str, Callable[[], nn.Module]] = {
     "a borrowed leaf": lambda: Tops(nn.ReLU(), lambda m, x: m.borrowing(x)),
     "a borrowed child that stays": lambda: Lends(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1))),
     "a borrowed leaf that stays": lambda: Lends(nn.ReLU()),
-    "half of a child of which nobody speaks": Half,
+    "half of a child that writes": lambda: Tops(Adds(), _half),
     "a value that the child is not handed": lambda: Tops(Sum(), lambda m, x: m.child(m.c(x).relu() * 2.0)),
     "a child that takes one of two branches": lambda: Tops(
         Ways(), lambda m, x: m.child(m.child(x, m.n.weight).relu(), m.c.weight)

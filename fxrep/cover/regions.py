@@ -100,8 +100,6 @@ class Analysis:
     linear: dict[fx.Node, Linear] = field(default_factory=dict)
     candidates: dict[fx.Node, list[Value]] = field(default_factory=dict)
     prices: dict[fx.Node, Cost] = field(default_factory=dict)
-    seen_through: set[fx.Node] = field(default_factory=set)
-    stale: set[fx.Node] = field(default_factory=set)
     required: set[fx.Node] = field(default_factory=set)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
     regions: dict[fx.Node, Region] = field(default_factory=dict)
@@ -111,11 +109,11 @@ class Analysis:
         while True:
             self._read_operators()
             self._find_required()
-            for per_run in (self.candidates, self.prices, self.regions, self.seen_through, self.stale):
+            for per_run in (self.candidates, self.prices, self.regions):
                 per_run.clear()
             for node in self.linear:  # in program order
                 self._visit(node)
-            late = self.stale - self.kept or self._kept_after_all() - self.kept
+            late = self._kept_after_all() - self.kept
             if not late:
                 return sorted(self.regions.values(), key=lambda r: self.program.position[r.root])
             self.kept |= late
@@ -223,7 +221,9 @@ class Analysis:
             for operand in linear.operands:
                 self._require(operand)
         if linear.composes and len(found) == 1:  # there is no other choice than to have the operand
-            self._require_sources(found[0], linear)
+            for term in found[0].terms if isinstance(found[0], Form) else ():
+                if term.source in linear.operands:
+                    self._require(term.source)
         self._keep(node, found)
         if node in self.required:
             self._finish(node)
@@ -272,20 +272,7 @@ class Analysis:
         readers = (self.linear.get(user) for user in operand.users)
         if any(reads is not None and reads.composes for reads in readers):  # it may become a value of its own
             return [*self.candidates[operand], atom(operand)]
-        self.seen_through.add(operand)
         return self.candidates[operand]
-
-    def _require_sources(self, form: Value, linear: Linear) -> None:
-        if isinstance(form, Form):
-            for term in form.terms:
-                if term.source in linear.operands:
-                    self._require_source(term.source)
-
-    def _require_source(self, node: fx.Node) -> None:
-        """A value is needed as it is, of which others may have taken account as what it is computed from."""
-        if node in self.seen_through:
-            self.stale.add(node)
-        self._require(node)
 
     def _require(self, node: fx.Node) -> None:
         if node not in self.required:
@@ -305,8 +292,11 @@ class Analysis:
             form = self._separate(form)
             sources = {t.source for t in form.terms}
             interior = self._interior(root, sources)
-            if not sources <= self._read(root, interior):
-                continue  # one of its terms sees through the source of another
+            if any(self._sees_through(node, sources) for node in sources):
+                try:
+                    form = self._separate(self._over(sources, [*interior, root]))
+                except Illegal:
+                    continue
             if not any(isinstance(t.map, ConvMap) for t in form.terms) or not self._saves(form, [*interior, root]):
                 break
             terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
@@ -319,7 +309,7 @@ class Analysis:
                 illegal = illegal or str(reason)
                 continue
             for term in form.terms:
-                self._require_source(term.source)
+                self._require(term.source)
             self.regions[root] = region
             return
         if illegal is not None:
@@ -378,11 +368,25 @@ class Analysis:
                 waiting.append(operand)
         return sorted(found, key=self.program.position.__getitem__)
 
-    def _read(self, root: fx.Node, interior: list[fx.Node]) -> set[fx.Node]:
-        """What the operators of a region read, by its own name."""
-        operands = {n for node in (root, *interior) for n in self.linear[node].operands}
-        forms = (self.form(n) for n in operands)
-        return operands.union(form.source for form in forms if form is not None and form.source is not None)
+    def _sees_through(self, node: fx.Node, sources: set[fx.Node]) -> bool:
+        """Whether some form of a node is over another of ``sources``."""
+        forms = (form for form in self.candidates.get(node, ()) if isinstance(form, Form))
+        return any(term.source in sources - {node} for form in forms for term in form.terms)
+
+    def _over(self, sources: set[fx.Node], nodes: list[fx.Node]) -> Form:
+        """The form of the last of ``nodes`` over ``sources``, none of which is seen through."""
+        known: dict[fx.Node, Value] = {}
+        for node in nodes:
+            operands = []
+            for operand in self.linear[node].operands:
+                form = self.form(operand)
+                name = form.source if form is not None and form.source in sources else None
+                operands.append(known[operand] if operand in known else atom(name or operand))
+            form = self.linear[node].combine(*operands)
+            known[node] = form.named(node) if isinstance(form, Form) else form
+        result = known[nodes[-1]]
+        assert isinstance(result, Form)
+        return result
 
     def _kept_after_all(self) -> set[fx.Node]:
         """Nodes that were taken for interior, and whose value something outside of all regions needs."""
