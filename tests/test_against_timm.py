@@ -44,12 +44,10 @@ def test_fxrep_is_ahead_on_levit_without_an_example() -> None:
     assert all(counts["fxrep"][kind] <= counts["timm"][kind] for kind in counts["timm"])
 
 
-def test_no_row_of_the_table_is_marked_but_those_of_levit() -> None:
-    marked = {row["case"]["model"]: row for row in Results.open(FILE).rows if row.get("counts")}
-    marked = {name: row for name, row in marked.items() if against_page.remarks(row)}
-    assert {row["family"] for row in marked.values()} <= {"levit"}
-    reasons = {why for row in marked.values() for why in row["kept_norms"]}
-    assert reasons <= {"the rank of its input is not known; pass example_inputs"}
+def test_no_row_of_the_table_is_marked() -> None:
+    rows = {row["case"]["model"]: row for row in Results.open(FILE).rows if row.get("counts")}
+    assert len(rows) > 150
+    assert {name: text for name, row in rows.items() if (text := against_page.remarks(row))} == {}
 
 
 def test_what_runs_is_counted_by_kind_and_module() -> None:
