@@ -377,13 +377,13 @@ class Analysis:
         """The form of the last of ``nodes`` over ``sources``, none of which is seen through."""
         known: dict[fx.Node, Value] = {}
         for node in nodes:
-            operands = []
+            operands: list[Value] = []
             for operand in self.linear[node].operands:
                 form = self.form(operand)
                 name = form.source if form is not None and form.source in sources else None
                 operands.append(known[operand] if operand in known else atom(name or operand))
-            form = self.linear[node].combine(*operands)
-            known[node] = form.named(node) if isinstance(form, Form) else form
+            value = self.linear[node].combine(*operands)
+            known[node] = value.named(node) if isinstance(value, Form) else value
         result = known[nodes[-1]]
         assert isinstance(result, Form)
         return result
