@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -289,14 +290,15 @@ class Analysis:
         for form in self.candidates[root] if root not in self.barriers else ():
             if not isinstance(form, Form):
                 break
-            form = self._separate(form)
+            form = self._separate(form, self.form)
             sources = {t.source for t in form.terms}
             interior = self._interior(root, sources)
             if any(self._sees_through(node, sources) for node in sources):
                 try:
-                    form = self._separate(self._over(sources, [*interior, root]))
+                    form = self._over(sources, [*interior, root])
                 except Illegal:
                     continue
+                interior = self._interior(root, {t.source for t in form.terms})
             if not any(isinstance(t.map, ConvMap) for t in form.terms) or not self._saves(form, [*interior, root]):
                 break
             terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
@@ -318,12 +320,12 @@ class Analysis:
         for operand in linear.operands:
             self._require(operand)
 
-    def _separate(self, form: Form) -> Form:
-        """The form over what nothing was merged into, which is then a value of its own."""
+    def _separate(self, form: Form, of: Callable[[fx.Node], Form | None]) -> Form:
+        """The form over what nothing was merged into, which is then a value; ``of`` gives the form of each."""
         values: dict[fx.Node, Form] = {}
         if len(form.terms) > 1 and not form.joined:
             for term in form.terms:
-                inner = self.form(term.at) if term.at is not None else None
+                inner = of(term.at) if term.at is not None else None
                 kept = any(step.behind for step in term.through)  # an operator stays between it and the sum
                 if term.at is None or (term.branches > 1 and not kept) or term.is_source or inner is None:
                     continue
@@ -384,9 +386,8 @@ class Analysis:
                 operands.append(known[operand] if operand in known else atom(name or operand))
             value = self.linear[node].combine(*operands)
             known[node] = value.named(node) if isinstance(value, Form) else value
-        result = known[nodes[-1]]
-        assert isinstance(result, Form)
-        return result
+        forms = {node: value for node, value in known.items() if isinstance(value, Form)}
+        return self._separate(forms[nodes[-1]], forms.get)
 
     def _kept_after_all(self) -> set[fx.Node]:
         """Nodes that were taken for interior, and whose value something outside of all regions needs."""
