@@ -445,11 +445,10 @@ class ConvMap:
         return here and self.stride[axis] == 1 and self.extent[axis] == 0
 
     def along(self, rank: int) -> ConvMap:
-        """A pointwise map's matrix of the channels, at each position of ``rank`` spatial axes."""
+        """The matrix of a single 1x1 convolution or linear layer, at each position of ``rank`` spatial axes."""
         ones, origin = (1,) * rank, (Taps(0, 1, 1),) * rank
         (part,) = self.parts
-        if not isinstance(part, Part):
-            raise Illegal("its matrix is made of several")
+        assert isinstance(part, Part)
         part = replace(part, weight=part.weight.reshape(*part.weight.shape[:2], *ones), taps=origin)
         return replace(self, taps=origin, stride=ones, extent=(0,) * rank, parts=(part,))
 

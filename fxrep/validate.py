@@ -189,7 +189,7 @@ class Check:
             return None if tensor is None else double(tensor)
         constant = program.constant(node)
         if constant is not None:
-            return constant
+            return double(constant)
         (operand,) = self.region.linear[node].operands  # passes a source on
         return self._value(operand, double)
 

@@ -174,6 +174,24 @@ def _no_grad(m: Any, x: Tensor) -> Tensor:
         return m.both(x)
 
 
+def _into_buffer(m: Any, x: Tensor) -> Tensor:
+    total = m.total.add_(m.a(x))
+    return total.add_(m.b(x)) * 1.0  # type: ignore[no-any-return]
+
+
+def _into_input(m: Any, x: Tensor) -> Tensor:
+    h = x.exp()
+    x.add_(m.a(h))
+    x.add_(m.b(h))
+    return x.relu()
+
+
+def _larger(m: Any, x: Tensor) -> Tensor:
+    size = x.shape[2]
+    size += 1
+    return m.both(x) * size  # type: ignore[no-any-return]
+
+
 def _with_grad(m: nn.Module, x: Tensor) -> Any:
     with torch.enable_grad():
         out = m(x)
@@ -192,6 +210,9 @@ AROUND: dict[str, tuple[Callable[..., Any], dict[str, Any], Any]] = {
     "a counter": (_count, {"count": 0}, None),
     "buffer assigned": (_assign, {"count": torch.zeros(())}, lambda m, x: (m(x), m.count.clone())),
     "a buffer counts": (_count, {"count": torch.zeros(())}, lambda m, x: (m(x), m.count.clone())),
+    "a buffer is added to": (_into_buffer, {"total": torch.ones(2, 4, 7, 6)}, lambda m, x: (m(x), m.total.clone())),
+    "the input is added to": (_into_input, {}, None),
+    "a size is counted up": (_larger, {}, None),
     "a tensor made, written and added": (_made_and_written, {}, None),
     "x.data is replaced": (_data, {}, None),
     "random numbers of Python": (lambda m, x: m.both(x) * random.random(), {}, _seeded),
@@ -738,6 +759,8 @@ def _early_exit(m: Any, x: Tensor) -> Any:
     return features, m.chain(x)
 
 
+HELPERS = {"mean": lambda m: m.functional.wide.mean()}
+
 UNSEEN: dict[str, Callable[..., Any]] = {
     "children by index, and their attributes": _by_index,
     "a name made at run time": _by_getattr,
@@ -748,6 +771,7 @@ UNSEEN: dict[str, Callable[..., Any]] = {
     "a loop over parameters()": lambda m, x: m.blocks[0](x) + sum(p.sum() for p in m.parameters()),
     "early exits": _early_exit,
     "slices of a Sequential": lambda m, x: m.chain[2:](m.chain[:2](x)),
+    "weights read by a helper in a table": lambda m, x: x if unseen(x) else m.functional(x) * HELPERS["mean"](m),
     "weights read by untraced code": lambda m, x: x if unseen(x) else m.functional(x) * m.functional.wide.mean(),
 }
 
@@ -764,6 +788,21 @@ class Functional(nn.Module):
 
     def penalty(self) -> Tensor:
         return self.wide.square().sum()
+
+
+class Read(Functional):
+    """Reads a weight once more, in forward and beside it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu() * self.wide.mean()
+
+    def raw(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.point)
+
+
+class ReadBeside(Functional):
+    def raw(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.wide)
 
 
 @pytest.mark.parametrize("case", UNSEEN)
@@ -827,6 +866,8 @@ ENTRIES: dict[str, tuple[nn.Module, Any]] = {
         lambda m, x: (m(x), m.embed(x)),
     ),
     "a method that forward calls": (made(Entries, lambda m, x: m.parts(x)), lambda m, x: (m(x), m.parts(x))),
+    "a method beside forward: a weight": (ReadBeside(), lambda m, x: (m(x), m.raw(x))),
+    "a weight that forward reads once more": (Read(), lambda m, x: (m(x), m.raw(x))),
     "a head and a block on their own": (
         made(Top, lambda m, x: m.norm(m.blocks[1](m.blocks[0](x)))),
         lambda m, x: (m(x), m.norm(x), m.blocks[0](x)),
@@ -903,6 +944,10 @@ def _instance_forward(model: Any) -> None:
     model.a.forward = types.MethodType(lambda self, x: type(self).forward(self, x) * 2, model.a)
 
 
+def _conv_forward(model: Any) -> None:
+    model.a.conv.forward = types.MethodType(lambda self, x: nn.Conv2d.forward(self, x) * 2, model.a.conv)
+
+
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "a hook that reads a child": _hook,
     "a hook that returns more": lambda m: m.register_forward_hook(lambda _, args, out: (out, args[0])),
@@ -910,6 +955,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "a pre-hook": lambda m: m.b.conv.register_forward_pre_hook(lambda _, args: (args[0] * 2,)),
     "a backward hook": lambda m: m.a.register_full_backward_hook(lambda *_: None),
     "a forward on the instance": _instance_forward,
+    "a forward on the instance of a convolution": _conv_forward,
     "spectral norm": lambda m: nn.utils.spectral_norm(m.a.conv),
     "spectral norm by parametrization": lambda m: parametrizations.spectral_norm(m.a.conv),
     "an orthogonal weight": lambda m: parametrizations.orthogonal(m.a.conv),
@@ -938,6 +984,27 @@ def test_weights_with_a_gradient_graph(change: Any) -> None:
     after = fxrep.reparameterize(model)
     assert relative_error(after(x), expected) <= 1e-9
     assert relative_error(model(x), expected) == 0
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)  # type: ignore[no-any-return]
+
+
+def test_a_forward_on_the_instance_of_the_whole() -> None:
+    model = made(Sum, Sum.forward)
+    model.forward = types.MethodType(lambda self, x: self.a(x) - self.b(x), model)  # type: ignore[method-assign]
+    assert_same(model)
+
+
+def test_only_the_part_that_draws_random_numbers_is_not_traced() -> None:
+    child = made(Join, lambda m, x: m.both(x) * random.random())
+    after = assert_same(made(Join, lambda m, x: m.both(x) * m.child(x), child=child), call=_seeded)
+    assert set(fxrep.report(after).opaque) == {"child"}
 
 
 # ------------------------------------------------------------------------------------------------------------- wrappers

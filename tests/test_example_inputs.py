@@ -65,7 +65,8 @@ def test_inputs_are_not_changed() -> None:
             return self.norm(self.conv(x.mul_(2)))
 
     x = torch.ones(1, 3, 5, 5)
-    fxrep.reparameterize(randomize(Writes()), (x,))
+    model = randomize(Writes())
+    fxrep.verify(model, fxrep.reparameterize(model, (x,)), (x,))
     assert torch.equal(x, torch.ones(1, 3, 5, 5))
 
 

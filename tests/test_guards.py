@@ -20,7 +20,8 @@ import fxrep
 from fxrep import validate, weights
 from fxrep.convmap import ConvMap, Illegal
 from fxrep.operators import MODULES
-from tests.helpers import randomize, relative_error
+from tests.counting import count_ops
+from tests.helpers import assert_unchanged, randomize, relative_error, snapshot
 
 Body = Callable[[Any, Tensor], Any]
 
@@ -45,11 +46,16 @@ class Model(nn.Module):
         self.flat, self.id, self.relu = nn.Flatten(2), nn.Identity(), nn.ReLU(inplace=True)
         self.second, self.many_in, self.some_in = nn.Linear(4, 4), nn.Linear(100, 4), nn.Linear(36, 4)
         self.padded = nn.Conv2d(4, 4, 1, padding=1)
+        self.valid_too, self.other, self.n2 = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.thin, self.thin_too = nn.Conv2d(4, 1, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+        self.wide, self.wide_too = nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)
+        self.pad, self.turn = nn.ZeroPad2d(1), nn.ConvTranspose2d(4, 4, 1)
         self.c, self.eight = nn.Parameter(torch.rand(4, 1, 1) + 0.5), nn.Parameter(torch.rand(8, 1, 1) + 0.5)
         self.register_buffer("many", torch.zeros(3, 1, 1, 1, 1))
         self.register_buffer("five", torch.full((1, 1, 1, 1, 1), 2.0))
         self.register_buffer("table", torch.randn(4, 1, 1))
         self.register_buffer("view", self.table[:])
+        self.register_buffer("image", torch.randn(1, 4, 5, 5))
         self.body = body
 
     def forward(self, x: Tensor) -> Any:
@@ -163,6 +169,11 @@ OPERATORS: dict[str, Body] = {
         m.a(x), m.n.running_mean.clone(), m.n.running_var.clone(), training=True
     ),
     "two multiples of one value": lambda m, x: m.a(x.exp()) + m.plain(x.exp()) + x * m.c + x * m.table,
+    "two norms of one value beside two convolutions": lambda m, x: (lambda h: m.a(h) + m.plain(h) + m.n(x) + m.n2(x))(
+        x.exp()
+    ),
+    "a pad of a constant": lambda m, x: m.valid(m.pad(m.image)) + m.valid_too(m.pad(m.image)) + m.valid(m.pad(x)),
+    "a sum of scales for two": lambda m, x: (lambda h: m.plain(h).relu() + m.b(h).exp())(m.n(x) + x * m.c),
     "two pools": lambda m, x: F.avg_pool2d(x, 3, 1, 1) + F.avg_pool2d(x, 5, 1, 2),
     "a pool and a convolution of another rank": lambda m, x: m.linear(x[..., :4]) + m.b(x)[..., :4],
     "a position": lambda m, x: m.linear(x[:, 0][..., :4]),
@@ -306,7 +317,23 @@ def _iadd(m: Any, h: Tensor) -> None:
     h += 1
 
 
+def _by_what_is_merged(m: Any, x: Tensor) -> Tensor:
+    h = m.n(x)
+    h.detach().add_(m.b(x))
+    return m.plain(h) + m.other(h)  # type: ignore[no-any-return]
+
+
+def _lives_on(m: Any, x: Tensor) -> Tensor:
+    h = x.exp()
+    view = h.transpose(2, 3)
+    h.add_(m.a(x))
+    h.add_(m.b(x))
+    return h * view.relu()
+
+
 WRITES: dict[str, Body] = {
+    "a view, by what is merged": _by_what_is_merged,
+    "what lives on under another name": _lives_on,
     "a method": _between(lambda m, h: h.mul_(2)),
     "a method, after both": _after(lambda m, h: h.mul_(2)),
     "an assignment, after both": _after(_set),
@@ -395,7 +422,135 @@ def _twice(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: model(x, x)  # type: ignore[no-any-return]
 
 
+# --------------------------------------------------------------------------------------------- what merges all the same
+def _accumulated(m: Any, x: Tensor) -> Tensor:
+    h = x.exp()
+    h += m.a(x)
+    h += m.b(x)
+    return h
+
+
+def _needed_after_all(m: Any, x: Tensor) -> Tensor:
+    """A value that is seen through, then needed, and then a source."""
+    h, y, z = x.exp() * 3 + 1, x.sin(), x.cos()
+    early, read, late = h * 3 + h * 5, (h * 5).relu(), h * 2 + h * 7
+    first, second = early + late + m.a(y) + m.b(y), m.other(z) + m.plain(z) + (h * 4 + h * 6)
+    return first * read + second.relu()  # type: ignore[no-any-return]
+
+
+# name: what is computed, and how many convolutions and norms have to be left
+LEFT: dict[str, tuple[Body, tuple[int, int], str]] = {
+    "what nobody reads": (lambda m, x: (m.n(m.a(x)), m.b(x))[1], (2, 0), "kernels"),
+    "a convolution for two": (lambda m, x: (lambda h: m.n(h).relu() + (h * m.c).relu())(m.a(x)), (1, 1), "kernels"),
+    "a sum that is a source": (lambda m, x: m.n(m.valid(m.a(x) + m.b(x))), (2, 0), "macs"),
+    "scales that could be seen through": (
+        lambda m, x: (lambda h: h * 2 + h * 3 + m.thin(h) + m.thin_too(h))(x.exp() * 3 + 1), (1, 0), "kernels"),
+    "a scale that is seen through beside its source": (
+        lambda m, x: (lambda e: (lambda h: h * 2 + e * 3 + m.thin(h) + m.thin_too(h))(e * 3 + 1))(x.exp()),
+        (1, 0),
+        "kernels",
+    ),
+    "a join first": (lambda m, x: joined(m.a(x), m.b(x.exp())) + m.wide(x) + m.wide_too(x), (3, 0), "kernels"),
+    "another name that something else reads": (
+        lambda m, x: (lambda h: (m.a(h) + m.b(h)) * h.relu())(m.id(x)), (1, 0), "kernels"),
+    "a value that is seen through and needed after all": (_needed_after_all, (2, 0), "kernels"),
+    "in place": (_accumulated, (1, 0), "kernels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_is_left(case: str) -> None:
+    body, left, policy = LEFT[case]
+    model = randomize(Model(body)).double()
+    after = fxrep.reparameterize(model, policy=policy)  # type: ignore[arg-type]
+    assert_all_close(outputs(after, image()), outputs(model, image()))
+    counts = count_ops(after, image())
+    assert (counts["conv"], counts["norm"]) == left, str(fxrep.report(after))
+
+
+def test_two_views_of_one_weight() -> None:
+    model = randomize(Model(lambda m, x: m.plain(x) + m.turned(x))).double()
+    model.turned = nn.Conv2d(4, 4, 1, bias=False)
+    model.turned.weight = nn.Parameter(model.plain.weight.detach().transpose(0, 1))
+    assert count_ops(assert_same(model), image())["conv"] == 1
+
+
+def test_the_callers_weights_are_not_written_to() -> None:
+    """Those of the second merge, of which the first kernel is taken over."""
+    model = Model(lambda m, x: (lambda h: m.a(x) + m.b(x) + m.again(h) + m.plain(h))(x.exp()))
+    model.again = nn.Conv2d(4, 4, 3, padding=1)
+    randomize(model).double()
+    before = snapshot(model)
+    fxrep.reparameterize(model, policy="kernels")
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_which_the_forward_changes_the_type(exported: bool, dtype: torch.dtype) -> None:
+    """What they are merged into has the type that the forward makes of them."""
+    model = randomize(
+        Model(lambda m, x: F.conv2d(x, m.a.weight.to(dtype), padding=1) + F.conv2d(x, m.b.weight.to(dtype)))
+    )
+    x = image().to(dtype)
+    if exported:
+        after = fxrep.reparameterize(torch.export.export(model, (x,))).module()
+    else:
+        after = fxrep.reparameterize(model)
+    with torch.no_grad():
+        found, expected = after(x), model(x)
+    assert found.dtype == dtype
+    assert relative_error(found, expected) <= 4 * torch.finfo(dtype if dtype == torch.bfloat16 else torch.float32).eps
+    assert count_ops(after, x)["conv"] == 1
+
+
 # ---------------------------------------------------------------------------------------------------- what reports say
+REFUSALS: dict[str, tuple[Body, int, str]] = {
+    "outputs of two sizes": (
+        lambda m, x: (m.b(x) + m.plain(x)) + (m.valid(x) + m.valid_too(x)), 3, "whose outputs differ in size"),
+    "an output and its input": (lambda m, x: (m.valid(x) + m.valid_too(x)) + x, 3, "which has another size"),
+    "a convolution of a constant": (lambda m, x: m.n(m.turn(m.image)) + x, 5, "computed from constants alone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_the_reason_for_what_stays(case: str) -> None:
+    body, size, reason = REFUSALS[case]
+    assert reason in reasons(assert_same(Model(body), image(2, 4, size, size)))
+
+
+def test_a_rule_that_trips(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trips(op: Any) -> Any:
+        raise KeyError("unexpected")
+
+    model = Model(lambda m, x: m.n(m.a(m.soft(x))))
+    model.soft = nn.Softplus()
+    monkeypatch.setitem(MODULES, nn.Softplus, trips)
+    assert count_ops(assert_same(model), image())["norm"] == 0
+
+
+def test_a_mean_that_is_large_for_the_type() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)).eval()
+    model[1].running_mean.fill_(1e5)
+    assert "times its deviations" in reasons(fxrep.reparameterize(model))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_bias_that_overflows(dtype: torch.dtype) -> None:
+    model, large = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)).eval(), torch.finfo(dtype).max ** 0.6
+    for parameter, value in ((model[0].weight, 1e-3), (model[0].bias, large), (model[1].weight, large)):
+        nn.init.constant_(parameter, value)
+    assert f"do not fit into {dtype}" in reasons(fxrep.reparameterize(model.to(dtype)))
+
+
+def test_a_channel_that_vanishes() -> None:
+    """Each of its weights is too small for float16, their sum is not."""
+    model = nn.Sequential(nn.Conv2d(64, 4, 3, bias=False), nn.BatchNorm2d(4)).eval()
+    nn.init.constant_(model[0].weight, 5e-4)
+    nn.init.constant_(model[1].weight, 5e-5)
+    assert "do not fit into torch.float16" in reasons(fxrep.reparameterize(model.half()))
+
+
 REPORTED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no statistics": (lambda m: setattr(m, "n", nn.BatchNorm2d(4, track_running_stats=False).eval()), "no running"),
     "NaN": (lambda m: m.n.running_mean.fill_(float("nan")), "NaN or infinite"),
@@ -436,13 +591,24 @@ class Exported(nn.Module):
     def __init__(self, body: Body) -> None:
         super().__init__()
         self.a, self.n, self.t = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 1)
+        self.b, self.n2, self.merged = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.register_buffer("count", torch.full((4, 1, 1), 2.0))
         self.body = body
 
     def forward(self, x: Tensor) -> Any:
         return self.body(self, x)
 
 
+def _counting(m: Any, x: Tensor) -> Tensor:
+    y = m.n(m.a(x)) * m.count
+    m.count.add_(1)
+    return y  # type: ignore[no-any-return]
+
+
 EXPORTED: dict[str, Body] = {
+    "two blocks of the same operators": lambda m, x: m.n2(m.b(m.n(m.a(x)).relu())),
+    "a name that is taken": lambda m, x: m.merged((m.a(x) + m.b(x)).relu()),
+    "a buffer that counts": _counting,
     "transposed": lambda m, x: m.n(m.t(x)),
     "one dropout that drops": lambda m, x: m.n(F.dropout(m.a(x), 0.5, True)),
     "an item of a chunk": lambda m, x: m.n(m.a(torch.cat(x.chunk(2, 1)[::-1], 1))),
@@ -456,8 +622,50 @@ EXPORTED: dict[str, Body] = {
 @pytest.mark.parametrize("case", EXPORTED)
 def test_exported_operators(case: str) -> None:
     program = torch.export.export(randomize(Exported(EXPORTED[case])).double(), (image(),)).run_decompositions()
-    expected = outputs(program.module(), image())
+    expected = outputs(copy.deepcopy(program).module(), image())
     assert_all_close(outputs(fxrep.reparameterize(program).module(), image()), expected)
+
+
+def test_an_assertion_on_what_stays() -> None:
+    def body(m: Any, x: Tensor) -> Tensor:
+        torch.ops.aten._assert_async.msg(x.sum() > -1e9, "far off")
+        return m.n(m.a(x))  # type: ignore[no-any-return]
+
+    after = fxrep.reparameterize(torch.export.export(randomize(Exported(body)).double(), (image(),))).module()
+    outputs(after, image())
+    with pytest.raises(RuntimeError):
+        after(image() - 1e12)
+
+
+def calling(model: nn.Module, *names: str) -> fx.GraphModule:
+    """A flat graph that calls modules, as dynamo makes them."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["example_value"] = image().to("meta")
+    for name in names:
+        x = graph.call_function(F.relu, (x,)) if name == "relu" else graph.call_module(name, (x,))
+    graph.output(x)
+    return fx.GraphModule(model, graph)
+
+
+def test_a_flat_graph_that_calls_a_module_twice() -> None:
+    model = calling(randomize(Exported(lambda m, x: x)).double(), "a", "n", "relu", "a")
+    assert_all_close(outputs(fxrep.reparameterize(model), image()), outputs(model, image()))
+
+
+def test_a_flat_graph_that_calls_a_module_with_a_hook() -> None:
+    model = randomize(Exported(lambda m, x: x)).double()
+    model.a.register_forward_hook(lambda m, args, out: out * 3)
+    graph = calling(model, "a", "n")
+    after = fxrep.reparameterize(graph)
+    assert_all_close(outputs(after, image()), outputs(graph, image()))
+    assert "forward hook" in fxrep.report(after).opaque["a"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_flat_graph_that_calls_a_script() -> None:
+    graph = calling(nn.Sequential(torch.jit.script(nn.ReLU())), "0")
+    assert fxrep.report(fxrep.reparameterize(graph)).opaque == {"0": "it is TorchScript"}
 
 
 def test_a_norm_of_which_more_than_the_value_is_read() -> None:
@@ -552,6 +760,88 @@ class Tops(nn.Module):
         return self.body(self, x)
 
 
+class Borrows(nn.Module):
+    """Calls a module that it does not hold, and adds up branches."""
+
+    def __init__(self, child: nn.Module) -> None:
+        super().__init__()
+        self.others = [child]
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.others[0](x).relu() + self.a(x) + self.b(x)  # type: ignore[no-any-return]
+
+
+class Lends(nn.Module):
+    def __init__(self, child: nn.Module) -> None:
+        super().__init__()
+        self.child, self.borrows = child, Borrows(child)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.borrows(x)  # type: ignore[no-any-return]
+
+
+class Adds(Child):
+    """Writes to what it is handed, and returns something else as well."""
+
+    def forward(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        h.add_(self.a(x))
+        return h, self.b(x).relu()
+
+
+def _half(m: Any, x: Tensor) -> Tensor:
+    first, second = m.child(x.exp(), x)
+    return m.n(first + m.c(x)) * second  # type: ignore[no-any-return]
+
+
+class Sum(Child):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)  # type: ignore[no-any-return]
+
+
+class Ways(Child):
+    """Takes one branch or another, as a parameter's shape says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        return self.a(x) + (self.b(x) if s.dim() == 1 else self.c(x))  # type: ignore[no-any-return]
+
+
+class Times(Child):
+    def forward(self, x: Tensor, s: float) -> Tensor:
+        return (self.a(x) + self.b(x)) * s  # type: ignore[no-any-return]
+
+
+class Doubled(nn.Module):
+    def __init__(self, act: Any) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x * 2)  # type: ignore[no-any-return]
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.ReLU()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts[2](self.parts[0](x) + self.parts[1](x))  # type: ignore[no-any-return]
+
+
+class Broadcasts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.s = nn.Conv2d(4, 4, 1), nn.Parameter(torch.randn(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x * self.s)  # type: ignore[no-any-return]
+
+
 class Conv(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return super()._conv_forward(input, weight * 2, bias)
@@ -570,6 +860,16 @@ FORWARDS: dict[str, Callable[[], nn.Module]] = {
     ),
     "a borrowed child": lambda: Tops(Named(), lambda m, x: m.borrowing(x)),
     "a borrowed leaf": lambda: Tops(nn.ReLU(), lambda m, x: m.borrowing(x)),
+    "a borrowed child that stays": lambda: Lends(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1))),
+    "a borrowed leaf that stays": lambda: Lends(nn.ReLU()),
+    "half of a child that writes": lambda: Tops(Adds(), _half),
+    "a value that the child is not handed": lambda: Tops(Sum(), lambda m, x: m.child(m.c(x).relu() * 2.0)),
+    "a child that takes one of two branches": lambda: Tops(
+        Ways(), lambda m, x: m.child(m.child(x, m.n.weight).relu(), m.c.weight)
+    ),
+    "a child and two numbers": lambda: Tops(Times(), lambda m, x: m.child(m.child(x, 2.0).relu(), 3.0)),
+    "a function behind what is merged": lambda: nn.Sequential(nn.Conv2d(4, 4, 1), Doubled(F.relu)),
+    "a module behind what is merged": lambda: nn.Sequential(nn.Conv2d(4, 4, 1), Doubled(nn.ReLU())),
     "a _conv_forward of its own": lambda: nn.Sequential(Conv(4, 4, 1), nn.BatchNorm2d(4)),
 }
 
@@ -579,9 +879,71 @@ def test_forwards(case: str) -> None:
     assert_same(FORWARDS[case]())
 
 
-def test_a_forward_that_sets_autocast() -> None:
-    model = nn.Sequential(Autocast(), nn.ReLU()).eval()
+class Narrows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.conv(x)  # type: ignore[no-any-return]
+
+
+class Narrowed(Sum):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = Narrows(), Narrows()  # type: ignore[assignment]
+
+
+AUTOCAST: dict[str, Callable[[], nn.Module]] = {
+    "a module": lambda: nn.Sequential(Autocast(), nn.ReLU()),
+    "children that merge": Narrowed,
+    "the second of its class": lambda: nn.Sequential(
+        Model(lambda m, x: m.a(x) + m.b(x)),
+        Model(torch.autocast("cpu", torch.bfloat16)(lambda m, x: m.a(x) + m.b(x))),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AUTOCAST)
+def test_a_forward_that_sets_autocast(case: str) -> None:
+    model = AUTOCAST[case]().eval()
     assert fxrep.reparameterize(model)(image().float()).dtype == torch.bfloat16
+
+
+def test_a_child_that_is_seen_with_one_channel_and_with_four() -> None:
+    body: Body = lambda m, x: m.child(x.exp()) + m.child(x.mean(1, keepdim=True).exp())  # noqa: E731
+    assert_same(Tops(Broadcasts(), body), example_inputs=(image(),))
+
+
+def test_the_entries_of_a_list_keep_their_places() -> None:
+    parts: Any = assert_same(Branches()).parts
+    assert isinstance(parts[2], nn.ReLU)
+    assert len(parts) == 3
+
+
+def test_a_weight_that_stays_is_not_the_callers() -> None:
+    model = randomize(Tops(nn.Conv2d(4, 4, 1), lambda m, x: m.child(m.n(m.c(x)).relu())))
+    model.child.weight = model.c.weight
+    before, after = snapshot(model), fxrep.reparameterize(model)
+    nn.init.zeros_(after.child.weight)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_object_that_a_graph_refers_to() -> None:
+    class Packed(Child):
+        def __init__(self) -> None:
+            super().__init__()
+            weight = torch.quantize_per_tensor(torch.randn(5, 5), 0.1, 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(weight, None)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.quantized.linear_dynamic(self.a(x) + self.b(x), self.packed)  # type: ignore[no-any-return]
+
+    model, x = randomize(Packed()), image().float()
+    after = fxrep.reparameterize(model)
+    assert relative_error(after(x), model(x)) <= 1e-3
 
 
 def test_a_class_that_gets_another_forward_between_two_merges() -> None:
@@ -640,8 +1002,12 @@ class Norm(nn.Module):
 
 
 def test_a_pass_through_whose_weights_are_read() -> None:
-    model = Tops(Norm(), lambda m, x: m.child(m.c(x) + m.n(x)) * m.child.norm.running_var.view(-1, 1, 1))
-    assert_same(model)
+    for between in (lambda x: x, F.relu):
+        assert_same(Tops(Norm(), _read_beside(between)))
+
+
+def _read_beside(between: Any) -> Body:
+    return lambda m, x: between(m.child(m.c(x) + m.n(x))) * m.child.norm.running_var.view(-1, 1, 1)
 
 
 def test_outputs_of_other_shapes_are_not_compared() -> None:

@@ -52,6 +52,10 @@ MERGED: dict[str, tuple[nn.Module, Tensor, tuple[int, int, int]]] = {
     "norm over flattened tokens and the tokens": (
         Made(both(lambda m, x: tokens(m.k(x).relu()), lambda m, h: h + m.n(h)), k=KNOWN, n=LinearNorm(4, reshape_as)),
         IMAGE, (2, 0, 0)),
+    "two norms of flattened tokens, added": (
+        Made(both(lambda m, x: m.l(tokens(m.k(x).relu())), lambda m, h: both(
+            lambda m, h: h.flatten(0, 1), lambda m, t: m.n(t) + m.o(t))(m, h).reshape_as(h)),
+             k=KNOWN, l=L(4, 4), n=B1(4), o=B1(4)), IMAGE, (2, 0, 0)),
     "sum of two, flattened": (
         Made(both(lambda m, x: tokens(m.k(x).relu()), lambda m, h: m.n((m.a(h) + m.b(h)).flatten(0, 1)).sigmoid()),
              k=KNOWN, a=L(4, 4), b=L(4, 4), n=B1(4)), IMAGE, (2, 0, 0)),

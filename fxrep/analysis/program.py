@@ -123,6 +123,26 @@ class Program:
         leaves = (self.leaf(argument) for argument in value.all_input_nodes)
         return next((leaf for leaf in leaves if leaf is not None), None)
 
+    def dtype(self, value: Any) -> torch.dtype | None:
+        """The type of a constant as the program computes it, from parameters in their own types; None without any."""
+        leaf = self.leaf(value)
+        if leaf is None:
+            return None
+        known: dict[fx.Node, Any] = {}
+
+        def on_meta(node: fx.Node) -> Any:
+            if node not in known:
+                args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), on_meta)
+                function: Any = getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
+                tensor = self.tensor(node) if node.op == "get_attr" else None
+                known[node] = function(*args, **kwargs) if tensor is None else torch.empty_like(tensor, device="meta")
+            return known[node]
+
+        try:
+            return on_meta(value).dtype  # type: ignore[no-any-return]
+        except Exception:  # a module, say, which has its own type
+            return leaf.dtype
+
     def _evaluate(self, node: fx.Node) -> Tensor | None:
         if node.op == "get_attr":
             tensor = self.tensor(node)

@@ -72,10 +72,10 @@ def why_opaque(module: nn.Module) -> str | None:
         hooks = getattr(module, attribute, None)
         if hooks:
             return f"{name} {_hook_name(next(iter(hooks.values())))}"
-    if "forward" in vars(module):
-        return "its forward is replaced on the instance"
     if isinstance(module, torch.jit.ScriptModule):
         return "it is TorchScript"
+    if "forward" in vars(module):
+        return "its forward is replaced on the instance"
     if isinstance(module, nn.Sequential) and type(module).__module__.startswith("torch.nn.utils"):
         return "it is parametrized"
     return None

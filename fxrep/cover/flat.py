@@ -12,17 +12,15 @@ from typing import Any
 
 from torch import fx
 
-from ..capture.exported import fake_value
 from ..convmap import ConvMap
-from .placement import Placement, computed_at, join_of
+from .placement import Placement, computed_at, first_of, join_of
 from .regions import Region
 
 
 def place_flat(regions: list[Region]) -> tuple[list[list[Placement]], dict[Region, str]]:
     """A placement for each region, alone; and the regions that have none."""
-    refused = {region: reason for region in regions if (reason := _why_not(region)) is not None}
-    placed = {region: _placement(region) for region in regions if region not in refused}
-    refused |= {region: "an operator that is in its way cannot stay" for region, at in placed.items() if at is None}
+    placed = {region: _placement(region) for region in regions}
+    refused = {region: "an operator that is in its way cannot stay" for region, at in placed.items() if at is None}
     return [[at] for at in placed.values() if at is not None], refused
 
 
@@ -31,15 +29,9 @@ def _placement(region: Region) -> Placement | None:
     while not region.linear[site].kind and region.linear[site].operands[0] in region.interior:
         after.append(site)
         (site,) = region.linear[site].operands
-    places = (site, after), join_of(region), join_of(region, convolves=True)
+    places: list[tuple[fx.Node, list[fx.Node]]] = [(site, after), join_of(region), join_of(region, convolves=True)]
+    places += [(region.root, []), *([first] if (first := first_of(region)) else [])]
     return next(filter(None, (computed_at(region, *place) for place in places)), None)
-
-
-def _why_not(region: Region) -> str | None:
-    value = fake_value(region.root)
-    if value is not None and value.dtype != region.dtype:
-        return f"its weights are {region.dtype} and its value is {value.dtype}"
-    return None
 
 
 def flat_names(placement: Placement, taken: set[str], known: dict[str, list[str | None]]) -> list[str | None]:

@@ -168,6 +168,8 @@ def _candidates(region: Region) -> list[Placement]:
         found.append(computed_at(region, region.root, []))
     if chain is None and len(region.form.terms) == 1 and region.form.terms[0].through:
         found.append(computed_at(region, *join_of(region, convolves=True)))
+    if chain is None and (first := first_of(region)) is not None:
+        found.append(computed_at(region, *first))
     return [placement for placement in found if placement is not None]
 
 
@@ -181,7 +183,8 @@ def computed_at(region: Region, site: fx.Node, after: list[fx.Node]) -> Placemen
     for term in region.form.terms:
         through = [step.node for step in term.through if step.node not in after]
         reads |= {term.key: through[-1]} if through else {}
-        if len(through) < len(term.through) and any(region.linear[n].convolves for n in after):
+        late = [step for step in term.through if step.node in after and not step.behind]
+        if late and any(region.linear[n].convolves for n in after):
             return None
     if site in reads.values() or len({*reads.values()}) < len(reads):
         return None
@@ -206,14 +209,10 @@ def _chain(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
         if operands[0] not in inside:
             break
         path.append(operands[0])
-    if len(region.form.terms) != 1 or len(path) != len(region.nodes):
-        return None
     passed = [path.index(step.node) for step in region.form.terms[0].through if step.behind and step.node in path]
     below = path[max(passed, default=-1) + 1 :]  # what is convolved behind such an operator goes before it
     site = next((n for n in below if region.linear[n].convolves and n.op == "call_module"), None)
-    if site is None:
-        return None
-    return site, [n for n in reversed(path) if n is not site]
+    return None if site is None else (site, [n for n in reversed(path) if n is not site])
 
 
 def join_of(region: Region, *, convolves: bool = False) -> tuple[fx.Node, list[fx.Node]]:
@@ -228,6 +227,20 @@ def join_of(region: Region, *, convolves: bool = False) -> tuple[fx.Node, list[f
             break
         after.append(node)
         node = follow
+    return node, after[::-1]
+
+
+def first_of(region: Region) -> tuple[fx.Node, list[fx.Node]] | None:
+    """The last node that convolves before the operators that a convolution goes through, and the operators after it."""
+    passed = {step.node for term in region.form.terms for step in term.through if step.behind}
+    node, after = region.root, list[fx.Node]()
+    while passed or not region.linear[node].convolves:
+        operands = region.linear[node].operands
+        if len(operands) != 1 or operands[0] not in region.interior:
+            return None
+        after.append(node)
+        passed.discard(node)
+        (node,) = operands
     return node, after[::-1]
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -100,8 +101,6 @@ class Analysis:
     linear: dict[fx.Node, Linear] = field(default_factory=dict)
     candidates: dict[fx.Node, list[Value]] = field(default_factory=dict)
     prices: dict[fx.Node, Cost] = field(default_factory=dict)
-    seen_through: set[fx.Node] = field(default_factory=set)
-    stale: set[fx.Node] = field(default_factory=set)
     required: set[fx.Node] = field(default_factory=set)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
     regions: dict[fx.Node, Region] = field(default_factory=dict)
@@ -111,11 +110,11 @@ class Analysis:
         while True:
             self._read_operators()
             self._find_required()
-            for per_run in (self.candidates, self.prices, self.regions, self.seen_through, self.stale):
+            for per_run in (self.candidates, self.prices, self.regions):
                 per_run.clear()
             for node in self.linear:  # in program order
                 self._visit(node)
-            late = self.stale - self.kept or self._kept_after_all() - self.kept
+            late = self._kept_after_all() - self.kept
             if not late:
                 return sorted(self.regions.values(), key=lambda r: self.program.position[r.root])
             self.kept |= late
@@ -223,7 +222,9 @@ class Analysis:
             for operand in linear.operands:
                 self._require(operand)
         if linear.composes and len(found) == 1:  # there is no other choice than to have the operand
-            self._require_sources(found[0], linear)
+            for term in found[0].terms if isinstance(found[0], Form) else ():
+                if term.source in linear.operands:
+                    self._require(term.source)
         self._keep(node, found)
         if node in self.required:
             self._finish(node)
@@ -272,20 +273,7 @@ class Analysis:
         readers = (self.linear.get(user) for user in operand.users)
         if any(reads is not None and reads.composes for reads in readers):  # it may become a value of its own
             return [*self.candidates[operand], atom(operand)]
-        self.seen_through.add(operand)
         return self.candidates[operand]
-
-    def _require_sources(self, form: Value, linear: Linear) -> None:
-        if isinstance(form, Form):
-            for term in form.terms:
-                if term.source in linear.operands:
-                    self._require_source(term.source)
-
-    def _require_source(self, node: fx.Node) -> None:
-        """A value is needed as it is, of which others may have taken account as what it is computed from."""
-        if node in self.seen_through:
-            self.stale.add(node)
-        self._require(node)
 
     def _require(self, node: fx.Node) -> None:
         if node not in self.required:
@@ -302,11 +290,15 @@ class Analysis:
         for form in self.candidates[root] if root not in self.barriers else ():
             if not isinstance(form, Form):
                 break
-            form, values = self._separate(form)
+            form = self._separate(form, self.form)
             sources = {t.source for t in form.terms}
             interior = self._interior(root, sources)
-            if not sources <= self._read(root, interior):
-                continue  # one of its terms sees through the source of another
+            if any(self._sees_through(node, sources) for node in sources):
+                try:
+                    form = self._over(sources, [*interior, root])
+                except Illegal:
+                    continue
+                interior = self._interior(root, {t.source for t in form.terms})
             if not any(isinstance(t.map, ConvMap) for t in form.terms) or not self._saves(form, [*interior, root]):
                 break
             terms = sorted(form.terms, key=lambda term: not isinstance(term.map, ConvMap))
@@ -318,10 +310,8 @@ class Analysis:
             except Illegal as reason:
                 illegal = illegal or str(reason)
                 continue
-            for node in values:
-                self._require(node)
             for term in form.terms:
-                self._require_source(term.source)
+                self._require(term.source)
             self.regions[root] = region
             return
         if illegal is not None:
@@ -330,18 +320,18 @@ class Analysis:
         for operand in linear.operands:
             self._require(operand)
 
-    def _separate(self, form: Form) -> tuple[Form, list[fx.Node]]:
-        """The form over what nothing was merged into, which is then a value of its own; and those values."""
+    def _separate(self, form: Form, of: Callable[[fx.Node], Form | None]) -> Form:
+        """The form over what nothing was merged into, which is then a value; ``of`` gives the form of each."""
         values: dict[fx.Node, Form] = {}
         if len(form.terms) > 1 and not form.joined:
             for term in form.terms:
-                inner = self.form(term.at) if term.at is not None else None
+                inner = of(term.at) if term.at is not None else None
                 kept = any(step.behind for step in term.through)  # an operator stays between it and the sum
                 if term.at is None or (term.branches > 1 and not kept) or term.is_source or inner is None:
                     continue
                 if term.times is ONE or not _folds(term):  # a convolution takes a factor in at no cost
                     values[term.at] = inner
-        return form.separated(values), list(values)
+        return form.separated(values)
 
     def _saves(self, form: Form, nodes: list[fx.Node]) -> bool:
         """Whether computing ``form`` from its sources takes fewer operators or convolutions than ``nodes``.
@@ -380,11 +370,24 @@ class Analysis:
                 waiting.append(operand)
         return sorted(found, key=self.program.position.__getitem__)
 
-    def _read(self, root: fx.Node, interior: list[fx.Node]) -> set[fx.Node]:
-        """What the operators of a region read, by its own name."""
-        operands = {n for node in (root, *interior) for n in self.linear[node].operands}
-        forms = (self.form(n) for n in operands)
-        return operands.union(form.source for form in forms if form is not None and form.source is not None)
+    def _sees_through(self, node: fx.Node, sources: set[fx.Node]) -> bool:
+        """Whether some form of a node is over another of ``sources``."""
+        forms = (form for form in self.candidates.get(node, ()) if isinstance(form, Form))
+        return any(term.source in sources - {node} for form in forms for term in form.terms)
+
+    def _over(self, sources: set[fx.Node], nodes: list[fx.Node]) -> Form:
+        """The form of the last of ``nodes`` over ``sources``, none of which is seen through."""
+        known: dict[fx.Node, Value] = {}
+        for node in nodes:
+            operands: list[Value] = []
+            for operand in self.linear[node].operands:
+                form = self.form(operand)
+                name = form.source if form is not None and form.source in sources else None
+                operands.append(known[operand] if operand in known else atom(name or operand))
+            value = self.linear[node].combine(*operands)
+            known[node] = value.named(node) if isinstance(value, Form) else value
+        forms = {node: value for node, value in known.items() if isinstance(value, Form)}
+        return self._separate(forms[nodes[-1]], forms.get)
 
     def _kept_after_all(self) -> set[fx.Node]:
         """Nodes that were taken for interior, and whose value something outside of all regions needs."""

@@ -156,8 +156,8 @@ def _channelwise(op: Operator, node: fx.Node) -> Tensor | None:
 
 def _dtypes(op: Operator, source: Any, constant: Tensor) -> tuple[torch.dtype, ...]:
     """A tensor of one axis or more takes part in type promotion; a number does not."""
-    leaf = op.program.leaf(source)
-    return (leaf.dtype,) if leaf is not None and constant.dim() else ()
+    dtype = op.program.dtype(source) if constant.dim() else None
+    return (dtype,) if dtype is not None else ()
 
 
 def _number(op: Operator, value: Any) -> Tensor:

@@ -63,11 +63,11 @@ for _rank in (1, 2, 3):
 def convolution(op: Operator) -> Linear:
     """``y = W * x + b`` with as many spatial axes as the weight has, or transposed."""
     x, w, b, stride, padding, dilation, is_transposed, more, groups = op.arguments(CONVOLUTIONS[op.node.target])
-    weight, leaf = op.constant(w, "weight"), op.program.leaf(w)
+    weight = op.constant(w, "weight")
     if not is_transposed:
         return functional(op, weight.dim() - 2)
     bias = None if b is None else op.constant(b, "bias")
-    dtype = leaf.dtype if leaf is not None else weight.dtype
+    dtype = op.program.dtype(w) or weight.dtype
     return transposed(op.value(x), weight, bias, dtype, stride, padding, more, dilation, groups)
 
 
@@ -109,10 +109,10 @@ def mm(op: Operator) -> Linear:
 
 
 def _product(op: Operator, x: Any, w: Any, bias: Tensor | None) -> Linear:
-    weight, leaf = op.constant(w, "weight"), op.program.leaf(w)
+    weight = op.constant(w, "weight")
     if weight.dim() != 2 or op.program.ranks.get(op.value(x)) != 0:
         raise Illegal("it is not the one of a linear layer")
-    return linear(op.value(x), weight.t(), bias, leaf.dtype if leaf is not None else weight.dtype)
+    return linear(op.value(x), weight.t(), bias, op.program.dtype(w) or weight.dtype)
 
 
 VIEWS = _overloads("view", "reshape", "_unsafe_view", "flatten.using_ints")

@@ -40,11 +40,11 @@ def transposed_function(op: Operator, rank: int) -> Linear:
     values = op.arguments("input weight bias stride padding output_padding groups dilation",
                           bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1)  # fmt: skip
     x, w, b, stride, padding, more, groups, dilation = values
-    weight, leaf = op.constant(w, "weight"), op.program.leaf(w)
+    weight = op.constant(w, "weight")
     if weight.dim() != rank + 2 or op.program.ranks.get(op.node, rank) != rank:
         raise Illegal("its input has no batch axis")
     bias = None if b is None else op.constant(b, "bias")
-    dtype = leaf.dtype if leaf is not None else weight.dtype
+    dtype = op.program.dtype(w) or weight.dtype
     stride, padding, more, dilation = (_spread(value, rank) for value in (stride, padding, more, dilation))
     return transposed(op.value(x), weight, bias, dtype, stride, padding, more, dilation, groups)
 
@@ -94,8 +94,7 @@ def functional(op: Operator, rank: int) -> Linear:
     numbers = (*_spread(stride, rank), *_spread(dilation, rank), groups)
     if not all(isinstance(n, int) for n in numbers) or not isinstance(padding, int | str | tuple | list):
         raise Illegal("its stride, padding or dilation is computed from the input")
-    leaf = op.program.leaf(w)
-    dtype = leaf.dtype if leaf is not None else weight.dtype
+    dtype = op.program.dtype(w) or weight.dtype
     return _conv(op.value(x), weight, bias, _spread(stride, rank), padding, _spread(dilation, rank), groups, "zeros",
                  dtype)  # fmt: skip
 
@@ -158,8 +157,7 @@ def linear_function(op: Operator) -> Linear:
     weight = op.constant(w, "weight")
     if weight.dim() != 2:
         raise Illegal(f"its weight has {weight.dim()} axes")
-    leaf = op.program.leaf(w)
-    dtype = leaf.dtype if leaf is not None else weight.dtype
+    dtype = op.program.dtype(w) or weight.dtype
     return linear(op.value(x), weight, None if b is None else op.constant(b, "bias"), dtype)
 
 
@@ -167,10 +165,10 @@ def linear_function(op: Operator) -> Linear:
 def matmul(op: Operator) -> Linear:
     """``y = x W``, the product of a value and a matrix that is a constant of the program, along the last axis."""
     x, w = op.arguments("input other")
-    weight, leaf = op.constant(w, "second factor"), op.program.leaf(w)
+    weight = op.constant(w, "second factor")
     if weight.dim() != 2:
         raise Illegal(f"its second factor has {weight.dim()} axes")
-    return linear(op.value(x), weight.t(), None, leaf.dtype if leaf is not None else weight.dtype)
+    return linear(op.value(x), weight.t(), None, op.program.dtype(w) or weight.dtype)
 
 
 def linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
