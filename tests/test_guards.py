@@ -450,9 +450,9 @@ WRITES: dict[str, Body] = {
     "what a dropout passes on": _first(lambda m, v: v.mul_(2), lambda m, h: F.dropout(h, training=False)),
     "what a subclass returns": _first(lambda m, v: v.mul_(2), lambda m, h: m.returning(h)),
     "what a class of two returns": _first(lambda m, v: v.mul_(2), lambda m, h: m.both(h)),
-    "a module that is not traced and returns something else": lambda m, x: (
-        lambda h: (m.doubling(h), m.a(h) + m.b(h))[1]
-    )(x.exp()),
+    "an untraced module that returns something else": lambda m, x: (lambda h: (m.doubling(h), m.a(h) + m.b(h))[1])(
+        x.exp()
+    ),
     "a wrapped operator that writes to another": _to_another,
 }
 

@@ -127,10 +127,11 @@ def _conv(
 
 
 def _require_batch(op: Operator, rank: int) -> None:
-    """Raise ``Illegal`` if it is known that a convolution along ``rank`` axes reads an image without a batch."""
-    if (
-        op.program.ranks.get(op.node, rank) != rank
-    ):  # the channels are on another axis than what follows would take for theirs
+    """Raise ``Illegal`` if a convolution along ``rank`` axes is known to read an image without a batch.
+
+    Its channels are on another axis than the one that follows from the rank.
+    """
+    if op.program.ranks.get(op.node, rank) != rank:
         raise Illegal("its input has no batch axis")
 
 

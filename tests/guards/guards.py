@@ -1018,9 +1018,7 @@ guard(
     "a module with inplace=True that is not known may return something else",
     "and kind is not None and issubclass(kind, POINTWISE_OR_FRESH)",
     "",
-    tests=(
-        f"{OWN}::test_a_value_that_is_written_between_two_reads[-a module that is not traced and returns something else]",
-    ),
+    tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads[-an untraced module that returns something else]",),
 )
 guard(
     "updates: one operand",
