@@ -262,6 +262,7 @@ MERGED: dict[str, Body] = {
     "a shift of a value": lambda m, x: m.plain(m.a(x).relu() + m.c),
     "a shift that is taken back behind a mean": lambda m, x: m.linear((x + m.c).mean((2, 3)) - m.c[:, 0, 0]),
     "a bias of one of two sums": lambda m, x: m.one(x) + m.other(x) + (m.b(x) + m.plain(x) + m.c),
+    "what has the shape of another": lambda m, x: (lambda h: m.n(m.a(h) + m.b(h)))(x.exp().flatten(2).view(x.shape)),
     "a flattened pad": lambda m, x: F.pad(m.a(x).relu(), (1, 1, 1, 1)).flatten(2) * m.c[:, :, 0],
     "a transposed pool": lambda m, x: F.avg_pool2d(m.a(x).relu(), (3, 1), 1, (1, 0)).transpose(2, 3) * m.c,
     "a mean of a pool": lambda m, x: F.avg_pool2d(m.a(x).relu(), 3, 1, 1).mean((2, 3), True) * m.c,

@@ -255,6 +255,8 @@ def reshaped_rank(node: fx.Node, module: nn.Module | None, ranks: dict[fx.Node, 
         return _flattened(rank, start, given[1] if len(given) > 1 else node.kwargs.get("end_dim", -1))
     if name in ("view", "reshape", "permute"):
         sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+        if len(given) == 1 and isinstance(given[0], fx.Node):  # the shape of another value, or one number
+            return None
         known = sizes and all(isinstance(size, int) or is_number(size) for size in sizes)
         return len(sizes) - 2 if known else None
     if name in ("reshape_as", "view_as"):

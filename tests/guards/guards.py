@@ -1167,8 +1167,8 @@ guard("aliases: inputs", "a caller may pass one tensor twice", "self._alias.unio
 guard(
     "ranks: no batch axis",
     "a pool of an image without a batch has none either",
-    "seen = next((ranks[value] for value in (node, *operands) if value in ranks), rank)",
-    "seen = rank",
+    "batched = all(ranks.get(value) != rank - 1 for value in (node, *operands))",
+    "batched = True",
     tests=(f"{OWN}::test_an_image_without_a_batch",),
 )
 guard(
