@@ -745,7 +745,7 @@ guard(
     "and _shape(inputs[0]) == after:\n            return reshape.undo(op, x, inputs[0])\n"
     "        earlier = inputs[0]\n    raise Illegal(",
     ":\n            return reshape.undo(op, x, inputs[0])\n        earlier = inputs[0]\n    raise Illegal(",
-    tests=(f"{OWN}::test_exported_operators[-a view to another shape]",),
+    tests=(f"{OWN}::test_exported_operators[as written-a view to another shape]",),
 )
 guard(
     "aten: shapes of a view",
