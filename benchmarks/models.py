@@ -60,6 +60,8 @@ def make(name: str) -> nn.Module:
 def fit_statistics(model: nn.Module) -> nn.Module:
     """Let every batch norm measure its input, then shift it a little. With made-up statistics float16 overflows."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return model
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0

@@ -6,7 +6,7 @@ fails). A refused region becomes a barrier, the analysis runs again, and the pla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
@@ -16,6 +16,7 @@ from .analysis.cost import Policy
 from .analysis.fills import in_place
 from .analysis.program import Program
 from .analysis.selection import Selection
+from .capture.changes import written_storages
 from .capture.code import has_own_code, reachable_names
 from .capture.observe import Observation
 from .capture.scopes import Edits, Scope, build
@@ -94,6 +95,7 @@ def make_plan(
     pieces, opaque = captured or capture(model, original)
     chosen = selection or Selection()
     analyses = [Analysis(Program(piece, observed), policy, chosen, kept=set(piece.kept)) for piece in pieces]
+    _tell_who_writes([analysis.program for analysis in analyses], opaque)
     names = first_paths(model)
     usage = Usage([analysis.program for analysis in analyses], {names[m]: m for m in opaque if m in names}, model)
     plan = Plan(model, pieces, opaque, analyses, usage)
@@ -110,6 +112,10 @@ def make_plan(
     while True:
         regions |= {program: by_program[program].run() for program in dirty}
         refused = _arrange(plan, [r for analysis in analyses for r in regions[analysis.program]])
+        narrowed = {region.program for region in refused if by_program[region.program].narrow(region)}
+        if narrowed:  # of the others, some may have been refused only because of them
+            dirty = narrowed
+            continue
         if not refused:
             refused = _build(plan, built, progress)
         if not refused:
@@ -119,6 +125,13 @@ def make_plan(
         dirty = {region.program for region in refused}
     plan.removals = _removals(plan)
     return plan
+
+
+def _tell_who_writes(programs: list[Program], opaque: Iterable[nn.Module]) -> None:
+    """Let each program know what the others, and the code that is not traced, write to."""
+    unseen = written_storages(opaque)
+    for program in programs:
+        program.written_elsewhere = unseen.union(*(other.written for other in programs if other is not program))
 
 
 def _why_not(program: Program) -> str | None:

@@ -35,22 +35,19 @@ def test_fxrep_is_ahead(name: str, family: str) -> None:
     assert counts["fxrep"]["add"] == counts["timm"]["add"] < counts["as is"]["add"]
 
 
-def test_fxrep_is_ahead_on_levit_if_it_has_an_example() -> None:
-    """Its attention is not traced, since it keeps a cache: nobody knows the axes of what it gives until it runs."""
+def test_fxrep_is_ahead_on_levit_without_an_example() -> None:
+    """Its attention keeps a cache, which a method of its own looks after: a trace calls that as it is."""
     model, x = build(Case("timm", "levit_128s", "levit")), torch.randn(1, 3, 224, 224)
-    after = {"timm": reparameterize_model(model), "fxrep": fxrep.reparameterize(model, (x,))}
+    after = {"timm": reparameterize_model(model), "fxrep": fxrep.reparameterize(model)}
     counts = {name: count_kinds(each, lambda each=each: each(x)).counts for name, each in after.items()}
     assert counts["fxrep"]["batch norm"] == 0
     assert all(counts["fxrep"][kind] <= counts["timm"][kind] for kind in counts["timm"])
 
 
-def test_no_row_of_the_table_is_marked_but_those_of_levit_and_the_scaled_weights_of_nfnet() -> None:
-    marked = {row["case"]["model"]: row for row in Results.open(FILE).rows if row.get("counts")}
-    marked = {name: row for name, row in marked.items() if against_page.remarks(row)}
-    assert {row["family"] for row in marked.values()} <= {"levit", "nfnet"}
-    assert all(against.behind(row) == [] for row in marked.values() if row["family"] == "nfnet")
-    reasons = {why for row in marked.values() for why in row["kept_norms"]}
-    assert reasons <= {"the rank of its input is not known; pass example_inputs"}
+def test_no_row_of_the_table_is_marked() -> None:
+    rows = {row["case"]["model"]: row for row in Results.open(FILE).rows if row.get("counts")}
+    assert len(rows) > 150
+    assert {name: text for name, row in rows.items() if (text := against_page.remarks(row))} == {}
 
 
 def test_what_runs_is_counted_by_kind_and_module() -> None:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 import fxrep
 from tests.blocks import ConvNorm
 from tests.counting import count_ops
-from tests.helpers import assert_unchanged, randomize, relative_error, snapshot
+from tests.helpers import assert_unchanged, randomize, relative_error, run, snapshot
 
 
 def assert_same(model: nn.Module, *inputs: Any, call: Callable[..., Any] | None = None) -> nn.Module:
@@ -299,13 +299,23 @@ def test_untraced_code_is_given_a_list(changes: bool) -> None:
     assert ("Made" in fxrep.report(after).opaque) == changes
 
 
-def test_a_traced_module_changes_a_list_of_the_callers_caller() -> None:
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_traced_module_changes_a_list_that_it_is_given(reads: bool) -> None:
+    """It keeps its forward, and so does whoever reads the list afterwards; the rest is merged."""
+
     def forward(m: Any, x: Tensor) -> Tensor:
         xs = [x, x]
         y = m.stage(xs)
-        return m.both(y) + xs[0]
+        return m.both(y) + (xs[0] if reads else x)
 
-    assert_same(made(Join, forward, stage=nn.Sequential(Changes())))
+    def inner(m: Any, xs: list[Tensor]) -> Tensor:
+        xs[0] = m.changes(xs) + 1
+        return m.both(xs[0]).relu()
+
+    child = made(Join, inner, changes=Changes())
+    after = assert_same(made(Join, forward, stage=nn.Sequential(child)))
+    assert count_ops(after, torch.randn(2, 4, 8, 8).double())["conv"] == 1 + 2 + (2 if reads else 1)
+    assert not fxrep.report(after).opaque
 
 
 def _given(give: Callable[[Tensor], Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -534,6 +544,153 @@ def test_a_list_is_stacked_and_summed() -> None:
 def unseen(x: Tensor) -> bool:
     """Control flow on a value, which no symbolic trace goes past."""
     return bool(x.sum() > 1e12)
+
+
+class Settings:
+    """An object, and a class, that code counts on."""
+
+    n = 0
+
+
+COUNTS: list[int] = []
+COUNTED: dict[str, int] = {}
+
+
+def _kept(change: Callable[[Any], Any], read: Callable[[Any], Any]) -> Callable[..., Any]:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        change(m.kept)
+        return m.both(x) * read(m.kept)  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _increase(kept: Any) -> None:
+    kept["n"] = kept.get("n", 0) + 1
+
+
+def _increase_attribute(kept: Any) -> None:
+    kept.n += 1
+
+
+def _global_list(m: Any, x: Tensor) -> Tensor:
+    COUNTS.append(1)
+    return m.both(x) * len(COUNTS)  # type: ignore[no-any-return]
+
+
+def _helper() -> int:
+    COUNTED["n"] = COUNTED.get("n", 0) + 1
+    return COUNTED["n"]
+
+
+def _class(m: Any, x: Tensor) -> Tensor:
+    Settings.n += 1
+    return m.both(x) * Settings.n  # type: ignore[no-any-return]
+
+
+def _own_class(m: Any, x: Tensor) -> Tensor:
+    type(m).n = getattr(type(m), "n", 0) + 1
+    return m.both(x) * type(m).n  # type: ignore[no-any-return]
+
+
+def _child_attribute(m: Any, x: Tensor) -> Tensor:
+    m.child.kept = m.child.kept + 1
+    return m.both(x) + m.child(x) * m.child.kept  # type: ignore[no-any-return]
+
+
+def _child_list(m: Any, x: Tensor) -> Tensor:
+    m.child.kept.append(1)
+    return m.both(x) + m.child(x) * len(m.child.kept)  # type: ignore[no-any-return]
+
+
+STATES: dict[str, tuple[Callable[..., Any], Callable[[], Any]]] = {
+    "a deque": (_kept(lambda k: k.append(1), len), collections.deque),
+    "an OrderedDict": (_kept(_increase, lambda k: k["n"]), collections.OrderedDict),
+    "a defaultdict": (_kept(_increase, lambda k: k["n"]), lambda: collections.defaultdict(int)),
+    "an object": (_kept(_increase_attribute, lambda k: k.n), Settings),
+    "a namespace": (_kept(_increase_attribute, lambda k: k.n), lambda: types.SimpleNamespace(n=0)),
+    "a list in a list": (_kept(lambda k: k[0].append(1), lambda k: len(k[0])), lambda: [[]]),
+    "a set in a tuple": (_kept(lambda k: k[0].add(len(k[0])), lambda k: len(k[0])), lambda: (set(),)),
+    "a list in an object": (_kept(lambda k: k.n.append(1), lambda k: len(k.n)), lambda: types.SimpleNamespace(n=[])),
+    "a global list": (_global_list, int),
+    "a global dictionary, in a helper": (lambda m, x: m.both(x) * _helper(), int),
+    "a class": (_class, int),
+    "its own class": (_own_class, int),
+    "an attribute of a child": (_child_attribute, lambda: 0),
+    "a list of a child": (_child_list, list),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_traced_code_counts_its_calls(case: str) -> None:
+    """What was there while it was traced is not there the next time."""
+    forward, make = STATES[case]
+
+    def reset() -> None:
+        COUNTS.clear()
+        COUNTED.clear()
+        Settings.n = type(model).n = 0
+
+    model = made(Join, forward, child=made(Join, lambda m, x: m.both(x)))
+    model, x = randomize(model).double(), torch.randn(2, 4, 8, 8).double()
+    for owner in (model, model.child):
+        owner.kept = make()
+    reset()
+    deploy = fxrep.reparameterize(model)
+    assert not COUNTS
+    assert not COUNTED
+    assert Settings.n == type(model).n == 0
+    expected = [run(model, x) for _ in range(3)]
+    reset()
+    assert all(relative_error(run(deploy, x), each) <= 1e-9 for each in expected)
+
+
+def _every(m: Any) -> None:
+    for tensor in m.parameters():
+        tensor.mul_(1.5)
+
+
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "in place": lambda m: m.kept.add_(1),
+    "an item": lambda m: m.kept.__setitem__(0, 3.0),
+    "out": lambda m: torch.mul(m.kept, 2, out=m.kept),
+    "replaced": lambda m: setattr(m, "kept", m.kept * 2),
+    "through data": lambda m: m.kept.data.mul_(2),
+    "every one": _every,
+    "in a list": lambda m: m.held[0].add_(1),
+    "of a norm": lambda m: m.b.bn.running_mean.add_(1),
+}
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_untraced_code_writes_to_a_tensor_that_traced_code_reads(case: str) -> None:
+    def inner(m: Any, x: Tensor) -> Any:
+        WRITES[case](m)
+        return m.both(x if unseen(x) else -x)
+
+    child = made(Join, inner, kept=torch.ones(4, 1, 1))
+    model = made(Join, lambda m, x: m.both(m.child(x)) * m.child.kept + m.child.b(x), child=child)
+    model, x = randomize(model).double(), torch.randn(2, 4, 8, 8).double()
+    child.held = [child.kept]
+    deploy = fxrep.reparameterize(model)
+    assert fxrep.report(deploy).merged
+    for _ in range(2):
+        assert relative_error(run(deploy, x), run(model, x)) <= 1e-9
+
+
+def test_one_part_writes_to_a_tensor_that_another_reads() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        return m.reads(m.writes(x if unseen(x) else -x))
+
+    count = torch.ones(())
+    writes = made(Join, lambda m, x: m.both(x) * m.count.add_(1), count=count)
+    reads = made(Join, lambda m, x: m.both(x) * m.count, count=count)
+    model, x = made(nn.Module, forward, writes=writes, reads=reads), torch.randn(2, 4, 8, 8).double()
+    model = randomize(model).double()
+    reads._buffers["count"] = writes._buffers["count"]
+    deploy = fxrep.reparameterize(model)
+    assert len(fxrep.report(deploy).merged) == 2
+    for _ in range(2):
+        assert relative_error(run(deploy, x), run(model, x)) <= 1e-9
 
 
 def _by_index(m: Any, x: Tensor) -> Any:

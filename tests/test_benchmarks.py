@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import command, gpu, measuring, modes, page, peers, roofline, suite, usage
+from benchmarks import command, gpu, measuring, modes, page, parallel, peers, roofline, suite, usage
 from benchmarks.common import alternate, quartiles
 from benchmarks.counting import OpCounter, OpCounts, count_ops, peak_bytes
 from benchmarks.models import TUTORIAL, make
@@ -166,7 +166,7 @@ def test_a_mode_whose_module_is_missing_is_one_line(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("main", [suite.main, gpu.main])
+@pytest.mark.parametrize("main", [suite.main, gpu.main, parallel.main])
 def test_no_cuda_is_one_line(
     main: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,3 +310,83 @@ def test_the_command_is_timed(tmp_path: Path) -> None:
     assert min(times.values()) > 0
     assert times["all"] > times["open"] + times["merge"] + times["write"] + times["check"]
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+# ------------------------------------------------------------------------------ convolutions of one value, side by side
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(4, width, 1, bias=width > 2) for width in (2, 3, 4))
+        self.strided, self.behind = nn.Conv2d(4, 2, 1, stride=2), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b, strided = self.a(x), self.b(x), self.strided(x)
+        return torch.cat([a, self.behind(b), self.c(x.relu_())], 1).mean() + strided.mean()
+
+
+def test_convolutions_of_one_value_are_found_and_stacked() -> None:
+    torch.manual_seed(0)
+    model, x = Branches().eval().double(), torch.randn(2, 4, 6, 6).double()
+    groups = parallel.siblings(model, x.clone())
+    assert groups == [["a", "b"]]  # `c` reads what the write left
+    with torch.no_grad():
+        stacked = parallel.stack_siblings(model, groups)
+        assert count_ops(stacked, x.clone()).convolutions == count_ops(model, x.clone()).convolutions - 1
+        torch.testing.assert_close(stacked(x.clone()), model(x.clone()))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_the_measured_entries_are_those_of_the_networks(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    model = getattr(models, name)(weights=None, init_weights=False).eval()
+    pixels = 299 if name == "inception_v3" else 224
+    found = {}
+    for group in parallel.siblings(model, torch.randn(1, 3, pixels, pixels)):
+        convs = [model.get_submodule(path) for path in group]
+        block = group[0].split(".")[0].removeprefix("inception").removeprefix("Mixed_")
+        found[f"{name} {block}"] = convs[0].in_channels, tuple(conv.out_channels for conv in convs)
+    entries = {key: entry for key, entry in parallel.ENTRIES.items() if key.startswith(name)}
+    assert entries
+    for key, entry in entries.items():
+        assert found[key] == (entry.channels, entry.widths)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "variants"),
+    [
+        (["--block", "googlenet 5a", "--model"], ["apart", "again", "stacked", "relu once"]),
+        (["--block", "ViT-S q, k, v", "--model"], ["apart", "again", "stacked"]),
+        (
+            ["--block", "--model", "torchvision:googlenet", "--image-size", "64"],
+            ["apart", "again", "stacked", "relu once"],
+        ),
+    ],
+)
+def test_parallel_convolutions_are_timed(
+    chosen: list[str],
+    variants: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for package in ("timm", "torchvision", "rich"):
+        pytest.importorskip(package)
+    few = ["--batches", "2", "--formats", "channels_last", "--budget", "0.01", "--rounds", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["parallel", *chosen, *few])
+    parallel.main()
+    rows = json.loads((tmp_path / "parallel-cpu.json").read_text())["rows"]
+    assert list(rows[0]["seconds"]) == variants
+    assert all(error < 1e-3 for row in rows for error in row["error"].values())
+    parallel.main()
+    assert json.loads((tmp_path / "parallel-cpu.json").read_text())["rows"] == rows
+    assert "ratios by kind" in capsys.readouterr().out
+
+
+def test_a_wrong_variant_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torchvision")
+    variants = parallel.blocks("googlenet 5a", full=False)
+    variants[parallel.STACKED].entry.weight.data.mul_(1.01)
+    case = {"block": "googlenet 5a", "batch": 1, "format": "contiguous", "device": "cpu", "readers": "pointwise"}
+    with pytest.raises(SystemExit):
+        parallel.measure(case, variants, 0.01, 1)
+    assert "stacked computes something else" in capsys.readouterr().err

@@ -462,3 +462,100 @@ def test_a_forward_that_writes_to_the_weights_of_a_module() -> None:
     after, x = fxrep.reparameterize(model), image().double()
     for _ in range(2):
         assert relative_error(run(after, x), run(model, x)) <= 1e-9
+
+
+class Standardized(nn.Conv2d):
+    """Its code normalises the weights, so the convolution is in the code of a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.flatten(1)[None], None, None, training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias)
+
+
+class PassesOn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x)
+        return out
+
+
+class Down(nn.Module):
+    """A convolution behind what hands its input on, which its forward calls."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.conv = pool, Standardized(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(self.pool(x))
+        return out
+
+
+@pytest.mark.parametrize("pool", [nn.Identity, PassesOn])
+def test_a_forward_that_stays_calls_what_nothing_else_reads(pool: type[nn.Module]) -> None:
+    """It was taken out, since the forward around it was another one."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.down = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), Down(pool())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.a(x) + self.b(x)).relu().mean() + self.down(x).sin()
+
+    assert_merged(randomize(Block()), image(), convs=2, adds=1)
+
+
+class Handing(nn.Module):
+    """A scale in the code around two modules that it is handed to, as in the first block of NFNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.a, self.b, self.last = (
+            nn.Conv2d(4, 4, 1),
+            Standardized(4, 4, 3),
+            Down(nn.Identity()),
+            Down(nn.Identity()),
+        )
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return self.first(x).relu() * 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.scaled(x)
+        a = F.pad(self.a(h).relu(), (1, 1, 1, 1))
+        return self.last(a) * 0.2 + self.b(h)
+
+
+def test_a_scale_that_is_handed_to_two_modules() -> None:
+    """Neither can take it in; what is in them is merged, and so is what was refused because of them."""
+    merged = assert_merged(randomize(Handing()), image(), convs=4, adds=1)
+    operators = [sorted(m.operators) for m in fxrep.report(merged).merged]
+    assert sorted(operators) == [["conv"], ["conv"], ["conv", "pad", "scale"]]
+
+
+def test_a_norm_that_is_handed_to_two_modules() -> None:
+    """It goes into the convolution before it."""
+
+    class Model(Handing):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(4)
+
+        def scaled(self, x: Tensor) -> Tensor:
+            out: Tensor = self.norm(self.first(x))
+            return out
+
+    assert_merged(randomize(Model()), image(), convs=4, adds=1)
+
+
+def test_a_scale_that_is_handed_to_a_module_which_is_called_twice() -> None:
+    class Model(Handing):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.scaled(x)
+            return self.b(h * 3.0).sin() + self.b(h.cos() * 2.0).sin() + self.b.conv(h)
+
+    assert_merged(randomize(Model()), image(), convs=4, adds=2)

@@ -63,6 +63,23 @@ def test_whole_model(name: str) -> None:
     assert relative_error(merged_features, expected_features) <= 4 * relative_error(features, expected_features)
 
 
+@pytest.mark.parametrize("name", ["nf_resnet26", "test_nfnet", "tf_efficientnet_b0",
+                                  pytest.param("dm_nfnet_f0", marks=pytest.mark.long)])  # fmt: skip
+def test_weights_that_are_computed_and_pads_that_depend_on_the_size(name: str) -> None:
+    """A convolution whose code normalises its weights, or pads by what the size of its input asks for, is one."""
+    torch.manual_seed(0)
+    model = randomize(timm.create_model(name)).double()
+    after = fxrep.reparameterize(model)
+    for size in ((1, 3, SIZE, SIZE), (1, 3, SIZE + 13, SIZE + 6)):
+        x = torch.randn(*size).double()
+        with torch.no_grad():
+            assert relative_error(after(x), model(x)) <= 1e-9
+        before, counts = count_ops(model, x), count_ops(after, x)
+        assert before["norm"]
+        assert not counts["norm"]
+        assert (counts["conv"], counts["add"]) == (before["conv"], before["add"])
+
+
 def test_features_and_head_still_work() -> None:
     model = randomize(timm.create_model("repvgg_a0", num_classes=10))
     after = fxrep.reparameterize(model)

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from ..capture.apart import call_as_is
 from ..capture.kinds import builtin_type, is_number, reads_metadata
 from ..capture.tracer import INPLACE, iterate
 
@@ -155,6 +156,8 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
         return declared
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
+    if node.target is call_as_is:
+        return list(iterate(node.args[0]))
     first = list(iterate(node.args[:1])) or list(iterate(node.kwargs.get("input")))
     if module is not None and type(module).__module__ == "torch.export._unlift":  # looks at the inputs' shapes
         return []
@@ -174,6 +177,8 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
     """The operands that a node's value may share memory with; ``written`` are those that it may write to."""
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
+    if node.target is call_as_is:
+        return written
     declared = _by_schema(node, write=False)
     if declared is not None:
         return declared or (list(iterate((node.args, node.kwargs))) if _may_return_operand(node) else [])

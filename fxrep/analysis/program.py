@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..capture.apart import call_as_is
 from ..capture.clone import with_tensors
 from ..capture.kinds import builtin_type, is_builtin
 from ..capture.observe import Observation
@@ -29,7 +30,8 @@ class Program:
     """One piece: ``nodes`` in order, ``position`` of each, ``modules`` by path.
 
     ``assertions`` compute nothing for the output; ``targets`` are the operands that an operator may write to,
-    ``seen`` tensors like the values of a run, without content; ``fills``, writes to the border of a pad.
+    ``seen`` tensors like the values of a run, without content; ``fills``, writes to the border of a pad; ``written``,
+    the storages of the parameters and buffers that the program writes to, ``written_elsewhere``, that other code does.
     """
 
     def __init__(self, piece: Piece, observed: Observation | None = None) -> None:
@@ -47,6 +49,7 @@ class Program:
         self._through_views: dict[fx.Node, list[fx.Node]] = {
             fill.base: [node] for node, fill in self.fills.items() if node not in fill.base.users
         }
+        self.written_elsewhere: set[int] = set()
         self._constants: dict[fx.Node, Tensor | None] = {}
         self._alias = _Classes()
         self._writes: dict[fx.Node, list[int]] = {}
@@ -76,7 +79,8 @@ class Program:
             return f"input '{node.target}'"
         if node.op == "get_attr":
             return f"'{self.path(str(node.target))}'"
-        name = effects.name_of(node) or str(node.target)
+        method = str(node.args[0].target) if node.target is call_as_is and isinstance(node.args[0], fx.Node) else ""
+        name = method.rpartition(".")[2] or effects.name_of(node) or str(node.target)
         where = self.path(self.piece.where(node))
         return f"{name} in '{where}'" if where else f"{name} in forward"
 
@@ -169,11 +173,14 @@ class Program:
         return [user for user in node.users if user not in self.assertions] + self._through_views.get(node, [])
 
     def is_written(self, node: fx.Node) -> bool:
-        return bool(self._writes.get(self._alias.find(node)))
+        tensor = self.tensor(node) if node.op == "get_attr" and self.written_elsewhere else None
+        elsewhere = tensor is not None and tensor.untyped_storage().data_ptr() in self.written_elsewhere
+        return elsewhere or bool(self._writes.get(self._alias.find(node)))
 
     def writes_weights_of(self, module: nn.Module) -> bool:
-        """Whether the program writes to a parameter or buffer that ``module`` computes with."""
-        return bool(self._written) and any(t.untyped_storage().data_ptr() in self._written for t in tensors(module))
+        """Whether the program, or other code, writes to a parameter or buffer that ``module`` computes with."""
+        written = self.written | self.written_elsewhere
+        return bool(written) and any(t.untyped_storage().data_ptr() in written for t in tensors(module))
 
     def written_between(self, node: fx.Node, start: fx.Node, end: fx.Node) -> fx.Node | None:
         """The first node after ``start`` and up to ``end`` that may write to ``node``'s memory."""
@@ -191,6 +198,8 @@ class Program:
             tensor = self.tensor(node) if node.op == "get_attr" else None
             if tensor is not None:
                 self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
+            elif node.op == "get_attr":  # a method: what one call of it gave, the next may give, or write to
+                self._alias.union(by_storage.setdefault(-1, node), node)
         for node in self.operators:
             module = self.module(node)
             targets = effects.may_write(node, module)
@@ -201,7 +210,7 @@ class Program:
                 self._alias.union(other, node)
         for i, target in written:
             self._writes.setdefault(self._alias.find(target), []).append(i)
-        self._written = {place for place, node in by_storage.items() if self.is_written(node)} if written else set()
+        self.written = {place for place, node in by_storage.items() if self.is_written(node)} if written else set()
 
     def _rename_after_inplace(self) -> None:
         """Let every read after an in-place operator read the operator's result."""

@@ -1,4 +1,4 @@
-"""Whether code that is not traced may change a list, a dictionary or an attribute that traced code reads.
+"""Whether code that is not traced may change a list, a dictionary, an attribute or a tensor that traced code reads.
 
 The trace would hold what was there before. Such code is judged by its bytecode, and in doubt it does.
 """
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .clone import ATOMIC, STANDARD
 from .code import reachable_from, reachable_functions, users_function
+from .walk import tensors
 
 CONTAINERS = (dict, list, set, deque)
 # Methods of containers, and functions of Python's own, that change one.
@@ -34,6 +35,7 @@ STORES = {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_
 INPLACE_STEPS = {"ADD": "+=", "MULTIPLY": "*=", "OR": "|=", "AND": "&=", "XOR": "^=", "SUBTRACT": "-="}
 FRESH = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 MAKERS = {"list", "dict", "set", "OrderedDict", "deque"}
+WALKS = {"parameters", "buffers", "named_parameters", "named_buffers", "state_dict", "load_state_dict", "modules"}
 SKIPPED = {"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "NOT_TAKEN"}
 
 
@@ -58,9 +60,9 @@ def holds_container(value: object) -> bool:
 def may_change(code: nn.Module | FunctionType) -> bool:
     """Whether a call of ``code`` may change a container that it is given."""
     if isinstance(code, FunctionType):
-        return _change(reachable_from([code]))
+        return may_change_any(reachable_from([code]))
     modules = [m for m in reached(code) if isinstance(m, nn.Module)]
-    return any(_is_unseen(m) or _change(_functions(m)) for m in modules)
+    return any(_is_unseen(m) or may_change_any(_functions(m)) for m in modules)
 
 
 def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]) -> set[tuple[nn.Module, str]]:
@@ -68,7 +70,7 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
     found: set[tuple[nn.Module, str]] = set()
     for module in untraced:
         functions = _functions(module)
-        if not _change(functions):
+        if not may_change_any(functions):
             continue
         mentioned, stored = set[str]().union(*map(_words, functions)), set[str]().union(*map(_stored, functions))
         near = [read for read in reads if isinstance(read[2], (*CONTAINERS, tuple)) or read[1] in stored]
@@ -76,12 +78,55 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
             things = reached(module)
             owners = set(map(id, things))
             held = [vars(thing).get(name) for thing in things if hasattr(thing, "__dict__") for name in mentioned]
-            changed = set(map(id, _containers(held)))
+            changed = set(map(id, containers_in(held)))
             for owner, name, value in near:
                 rebound = name in stored and id(owner) in owners
-                if rebound or not changed.isdisjoint(map(id, _containers([value]))):
+                if rebound or not changed.isdisjoint(map(id, containers_in([value]))):
                     found.add((owner, name))
     return found
+
+
+def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
+    """Where the tensors are that a call of an ``untraced`` module may write to or replace, by name or one and all."""
+    found: set[int] = set()
+    for module in untraced:
+        functions = _functions(module)
+        writes = any(_writes_tensor(step) for f in functions for step in steps_in(f.__code__))
+        names = set[str]().union(*map(_words if writes else _stored, functions))
+        if not names:
+            continue
+        things = reached(module)
+        held = [value for thing in things for value in _attributes(thing, names)]
+        if writes and any(_walks(steps_in(f.__code__)) for f in functions):
+            held += tensors(module)
+        found.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
+    return found
+
+
+def _attributes(thing: Any, names: set[str]) -> Iterator[Any]:
+    """What a module or another object has under these names, and what is in it if that is a list or the like."""
+    own: dict[str, Any] = getattr(thing, "__dict__", {})
+    spaces = (own, thing._parameters, thing._buffers) if isinstance(thing, nn.Module) else (own,)
+    for space in spaces:
+        for name in names & space.keys():
+            yield space[name]
+            yield from (item for value in containers_in([space[name]]) for item in _inside(value))
+
+
+def _writes_tensor(step: Step) -> bool:
+    """Whether a step may belong to a write to a tensor: ``x.add_(1)``, ``x[0] = 1``, ``x += 1``, ``out=x``."""
+    if step.name in ("STORE_SUBSCR", "STORE_SLICE") or step.shown in INPLACE_STEPS.values():
+        return True
+    if step.name.startswith("INPLACE_") or (step.name == "STORE_ATTR" and step.value == "data"):  # x.data = y
+        return True
+    words = step.value if isinstance(step.value, tuple) else (step.value,)
+    return any(isinstance(w, str) and (w == "out" or (w.endswith("_") and not w.startswith("_"))) for w in words)
+
+
+def _walks(steps: list[Step]) -> bool:
+    """Whether a function goes through the tensors of a module; ``next(self.parameters())`` asks what kind they are."""
+    asks = [i for i, step in enumerate(steps) if step.value in WALKS]
+    return any(i < 2 or steps[i - 2].value != "next" for i in asks)
 
 
 def _functions(module: nn.Module) -> list[FunctionType]:
@@ -91,7 +136,7 @@ def _functions(module: nn.Module) -> list[FunctionType]:
 
 def _words(function: FunctionType) -> set[str]:
     """The names of attributes and the texts in a function's code."""
-    return {step.value for step in _all_steps(function.__code__) if isinstance(step.value, str)}
+    return {step.value for step in steps_in(function.__code__) if isinstance(step.value, str)}
 
 
 def _stored(function: FunctionType) -> set[str]:
@@ -99,11 +144,11 @@ def _stored(function: FunctionType) -> set[str]:
     words = _words(function)
     if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:
         return words
-    steps = _all_steps(function.__code__)
+    steps = steps_in(function.__code__)
     return {step.value for step in steps if step.name in ("STORE_ATTR", "DELETE_ATTR")}
 
 
-def _containers(values: Iterable[Any]) -> list[Any]:
+def containers_in(values: Iterable[Any]) -> list[Any]:
     """The containers among ``values`` and those inside of them."""
     found: dict[int, Any] = {}
     waiting = list(values)
@@ -115,7 +160,8 @@ def _containers(values: Iterable[Any]) -> list[Any]:
     return [value for value in found.values() if not isinstance(value, tuple)]
 
 
-def _change(functions: Iterable[FunctionType]) -> bool:
+def may_change_any(functions: Iterable[FunctionType]) -> bool:
+    """Whether one of the functions may change an object that it has not made itself."""
     return any(changes(function.__code__) for function in functions)
 
 
@@ -158,7 +204,7 @@ def _inside(value: Any) -> Iterator[Any]:
 @functools.lru_cache(maxsize=4096)
 def changes(code: CodeType) -> bool:
     """Whether a function may change an object that it has not made itself."""
-    steps = _steps(code)
+    steps = steps_of(code)
     own = _own(code, steps)
     return any(_changes(steps, at, own) for at in range(len(steps))) or any(
         changes(inner) for inner in code.co_consts if isinstance(inner, CodeType)
@@ -206,13 +252,14 @@ def _makes(steps: list[Step]) -> bool:
     return first.name == "GET_ITER" or (first.name == "LOAD_GLOBAL" and first.value in MAKERS)
 
 
-def _all_steps(code: CodeType) -> list[Step]:
+def steps_in(code: CodeType) -> list[Step]:
+    """The instructions of a function and of those inside of it."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return [*_steps(code), *(step for c in inner for step in _all_steps(c))]
+    return [*steps_of(code), *(step for c in inner for step in steps_in(c))]
 
 
 @functools.lru_cache(maxsize=4096)
-def _steps(code: CodeType) -> list[Step]:
+def steps_of(code: CodeType) -> list[Step]:
     """The instructions of a function; those that newer versions of Python join are taken apart."""
     steps: list[Step] = []
     for each in dis.get_instructions(code):

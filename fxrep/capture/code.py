@@ -27,7 +27,7 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
     Without those of ``forward`` itself if ``but_forward``.
     """
     forward, functions = reachable_functions(module)
-    return set[str]().union(*(_names(f) for f in functions if not (but_forward and f is forward)))
+    return set[str]().union(*(names_of(f) for f in functions if not (but_forward and f is forward)))
 
 
 def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[FunctionType]]:
@@ -37,8 +37,14 @@ def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[Fu
     return forward, reachable_from([forward, *hooks], module)
 
 
-def reachable_from(roots: Iterable[object], module: nn.Module | None = None) -> list[FunctionType]:
-    """The functions of the user's among ``roots`` and those that they may go through, as methods of ``module``."""
+def reachable_from(
+    roots: Iterable[object], module: nn.Module | None = None, but: Iterable[FunctionType] = ()
+) -> list[FunctionType]:
+    """The functions of the user's among ``roots`` and those that they may go through, as methods of ``module``.
+
+    Without those in ``but`` and what only they go through.
+    """
+    left_out = set(but)
     functions: dict[FunctionType, None] = {}
     spaces: list[dict[str, Any]] = [vars(module)] if module is not None else []
     holders: set[type | ModuleType] = set()
@@ -50,7 +56,7 @@ def reachable_from(roots: Iterable[object], module: nn.Module | None = None) -> 
         waiting.extend(_items(value))  # a table of helpers, say
 
     def hold(holder: type | ModuleType) -> None:
-        if holder not in holders and _is_users(holder):
+        if holder not in holders and is_users(holder):
             holders.add(holder)
             space = _namespace(holder) if isinstance(holder, type) else vars(holder)
             spaces.append(space)
@@ -62,12 +68,12 @@ def reachable_from(roots: Iterable[object], module: nn.Module | None = None) -> 
         value = waiting.pop()
         hold(value if isinstance(value, ModuleType) else type(value))
         function = users_function(value)
-        if function is None or function in functions:
+        if function is None or function in functions or function in left_out:
             continue
         functions[function] = None
         waiting += _enclosed(function)
-        mentioned = _names(function)
-        for name in _globals_in(function.__code__) & function.__globals__.keys():
+        mentioned = names_of(function)
+        for name in globals_in(function.__code__) & function.__globals__.keys():
             reach(function.__globals__[name])
         for name in mentioned - names:
             for space in spaces:
@@ -135,14 +141,14 @@ def entry_points(cls: type) -> list[frozenset[str]]:
         method = users_function(function)
         parameters = list(inspect.signature(method).parameters.values())[1:] if method is not None else []
         if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
-            found.append(_names(method))
+            found.append(names_of(method))
     return found
 
 
 @_by_class
 def _namespace(cls: type) -> dict[str, object]:
     """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own."""
-    own = [vars(base) for base in reversed(cls.__mro__) if _is_users(base)]
+    own = [vars(base) for base in reversed(cls.__mro__) if is_users(base)]
     return {name: value for attributes in own for name, value in attributes.items()}
 
 
@@ -152,7 +158,7 @@ def _items(value: object) -> Collection[object]:
     return value if isinstance(value, list | tuple) else ()
 
 
-def _is_users(holder: type | ModuleType) -> bool:
+def is_users(holder: type | ModuleType) -> bool:
     """Whether a class or a file is neither Python's nor torch's own."""
     home = holder.__module__ if isinstance(holder, type) else holder.__name__
     package = home.split(".")[0]
@@ -176,23 +182,23 @@ def _enclosed(function: FunctionType) -> list[object]:
     return values
 
 
-def _names(function: object) -> frozenset[str]:
+def names_of(function: object) -> frozenset[str]:
     """The attribute names that a function's code mentions, and the names of torch's own decorators on it."""
     if not isinstance(function, FunctionType):
         return frozenset()
     kinds = [type(getattr(value, "__self__", value)) for value in _enclosed(function)]
-    return _names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
+    return names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
 
 
 @functools.lru_cache(maxsize=4096)
-def _globals_in(code: CodeType) -> frozenset[str]:
+def globals_in(code: CodeType) -> frozenset[str]:
     """The names in a function's code that are not attributes."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     own = (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
-    return frozenset(own).union(*map(_globals_in, inner))
+    return frozenset(own).union(*map(globals_in, inner))
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_in(code: CodeType) -> frozenset[str]:
+def names_in(code: CodeType) -> frozenset[str]:
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return frozenset(code.co_names).union(*map(_names_in, inner))
+    return frozenset(code.co_names).union(*map(names_in, inner))

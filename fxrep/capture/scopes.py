@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import operator
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..convmap import Illegal
-from .tracer import Call, Piece, forward_parameters, iterate
+from .tracer import Call, Piece, forward_parameters, iterate, join
 from .walk import first_paths, named_tensors
 
 
@@ -93,6 +94,8 @@ class _Builder:
         self.tensors = {id(tensor): name for name, tensor in named_tensors(call.module)}
 
     def build(self) -> Scope:
+        if self.call.changes:
+            raise Illegal(f"forward of '{self.call.path}' changes a list or dictionary that it is given")
         self._bind_arguments()
         seen: set[Call] = set()
         for node in self.nodes:
@@ -230,6 +233,8 @@ class _Builder:
             value = getattr(value, part)
         if isinstance(value, nn.Module):
             return self.modules[value]
+        if isinstance(value, MethodType) and value.__self__ in self.modules:
+            return join(self.modules[value.__self__], str(node.target).rpartition(".")[2])
         if id(value) in self.tensors:
             return self.tensors[id(value)]
         if not isinstance(value, Tensor):

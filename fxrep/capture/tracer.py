@@ -7,6 +7,7 @@ Differences from ``torch.fx.Tracer``:
   ``z = y; y += b`` into an out-of-place add, which is silently wrong; and so does a second trace of ``operator.iadd``.
 * A module whose forward cannot be traced, has hooks or is otherwise not what its class says becomes one opaque
   ``call_module`` node, and tracing goes on around it.
+* A method that keeps something for the next call becomes one call of it, where that is safe: see ``apart``.
 * Every non-leaf call is recorded as a ``Call``, so that an edit of the flat graph can be put back into the module that
   it belongs to.
 * Arguments with a default keep the default.
@@ -15,6 +16,8 @@ Differences from ``torch.fx.Tracer``:
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Collection, Iterator
@@ -27,17 +30,17 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.fx.proxy import Attribute
 
+from .apart import Apart, call_as_is, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
 from .kinds import forget_types, is_builtin, is_number, why_opaque
+from .state import State, named_globally
 from .walk import first_paths, named_tensors, walk
 from .watch import (
     RandomDraw,
-    changed,
+    extremes_are_recorded,
     factories_are_recorded,
     no_random,
     reads_are_noted,
-    restore,
-    state_of,
     tensors_are_tensors,
 )
 
@@ -51,7 +54,8 @@ class Call:
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
     that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
     counted or went through; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
-    caught the error.
+    caught the error; ``changes``, that it changed a list or dictionary that it was given; ``state`` is what was there
+    before, while it is traced.
     """
 
     module: nn.Module
@@ -65,6 +69,8 @@ class Call:
     held: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     walked: set[nn.Module] = field(default_factory=set)
     guessed: bool = False
+    changes: bool = False
+    state: State | None = None
     after: fx.Node | None = None
     last: fx.Node | None = None
 
@@ -110,14 +116,6 @@ class Piece:
         start = position[call.after] + 1 if call.after in position else 0
         end = position[call.last] + 1 if call.last in position else start
         return start, max(start, end)
-
-
-class Escapes(TypeError):
-    """A module's forward changes a list or dictionary that it was given."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__(f"{type(module).__name__} changes a list or dictionary that it is given")
-        self.module = module
 
 
 class InplaceMixin:
@@ -205,9 +203,15 @@ class Tracer(fx.Tracer):
     trace_asserts = True
 
     def __init__(
-        self, opaque: dict[nn.Module, str], barred: dict[nn.Module, str] | None = None, watch_random: bool = False
+        self,
+        opaque: dict[nn.Module, str],
+        barred: dict[nn.Module, str] | None = None,
+        watch_random: bool = False,
+        apart: Apart | None = None,
     ) -> None:
         super().__init__()
+        self.apart = apart
+        self.trying = False
         self.opaque = opaque
         self.barred = barred or {}
         self.watch_random = watch_random
@@ -217,6 +221,7 @@ class Tracer(fx.Tracer):
         self.current: Call | None = None
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
+        self.globals: dict[type[nn.Module], list[tuple[dict[str, Any], str]]] = {}
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
@@ -224,16 +229,20 @@ class Tracer(fx.Tracer):
             self.tensor_names.setdefault(id(tensor), name)
         self.current = Call(root, "", None)
         self.calls.append(self.current)
-        state = state_of(root)
-        with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-            for patch in (tensors_are_tensors(root), factories_are_recorded(self)):
-                patched.enter_context(patch)
-            graph = self.trace(root)
-        if self.calls[0].guessed:
-            raise TypeError("its forward goes on after an error that only tracing raises")
-        if changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):
-            restore(root, state)
-            raise TypeError("its forward changes attributes of the module")
+        state = self.current.state = State(root, self._named_globally(root))
+        state.add({type(module) for _, module in walk(root)})
+        try:
+            with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
+                for patch in (tensors_are_tensors(root), factories_are_recorded(self), extremes_are_recorded()):
+                    patched.enter_context(patch)
+                graph = self.trace(root)
+            if self.calls[0].guessed:
+                raise TypeError("its forward goes on after an error that only tracing raises")
+            if state.changed(but=set(self.tensor_attrs.values()) - state.attributes.keys()):
+                raise TypeError("its forward changes attributes of the module")
+        except Exception:
+            state.restore()  # a symbol may have been left behind
+            raise
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
         self.calls[0].last = output
         piece = Piece(path, root, graph, self.calls, self.call_of, self.opaque, asked=self.asked)
@@ -296,29 +305,28 @@ class Tracer(fx.Tracer):
         self.calls.append(call)
         self.current = call
         call.after = mark
-        state = state_of(m)
+        state = call.state = State(m, self._named_globally(m))
         try:
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = forward(*args, **kwargs)
             call.output, call.last = self._nodes(result), self._last_node()
-            if changed(m, state):
+            if state.changed():
                 raise TypeError("its forward changes attributes of the module")
             if call.guessed:
                 raise TypeError("its forward goes on after an error that only tracing raises")
-            if (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs):
-                raise Escapes(m)
+            call.changes = (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs)
         except Exception as error:
             self._roll_back(mark, calls)
-            restore(m, state)
+            state.restore()
             self.current = outer
-            if isinstance(error, Escapes) and error.module is m:
-                raise  # whoever calls it sees the change, and cannot be traced either
-            self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             # what it was given: its forward may have changed a list in it since
             given = fx.map_arg((call.args, call.kwargs), self.proxy)  # type: ignore[arg-type, unused-ignore]
+            if _keeps_apart(m, self.apart):
+                return self.call_module(m, forward, *given)
+            self.opaque[m] = f"cannot be traced: {_first_line(error)}"
             return self._call_opaque(m, path, *given)
         finally:
-            self.current = outer
+            self.current, call.state = outer, None
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -405,9 +413,53 @@ class Tracer(fx.Tracer):
             self._guess()  # it may catch the error
             raise TypeError(f"{name}, which is not traced, may change a list or dictionary that it is given")
 
+    def recording(self, module: nn.Module, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        """``method``, or what records a call of it if it is one that the module called now keeps apart."""
+        assert self.current is not None
+        assert self.apart is not None
+        if self.trying or module is not self.current.module or name not in self.apart.get(module, ()):
+            return method
+
+        @functools.wraps(method)
+        def record(*args: Any, **kwargs: Any) -> Any:
+            assert self.current is not None
+            numbers = takes_numbers((*args, *kwargs.values()))
+            if not numbers or not self._gives_tensor(module, method, args, kwargs):
+                self._guess()
+                raise TypeError(f".{name}() keeps something for the next call")
+            own = self.create_node("get_attr", join(self.current.path, name), (), {})
+            node = self.create_node("call_function", call_as_is, (own, *map(self.create_arg, args)), {})
+            node.kwargs = {key: self.create_arg(value) for key, value in kwargs.items()}
+            return self.proxy(node)
+
+        return record
+
+    def _gives_tensor(self, module: nn.Module, method: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+        """Whether a call of a method, of which nothing is kept, gives a tensor."""
+        call, mark, state, asked = self.current, self._last_node(), State(module), set(self.asked)
+        assert call is not None
+        noted = {name: copy.copy(getattr(call, name)) for name in ("absent", "reads", "held", "walked", "guessed")}
+        self.trying = True
+        try:
+            result = method(*args, **kwargs)
+            return isinstance(result, Tensor) or (isinstance(result, fx.Proxy) and not is_number(result.node))
+        except Exception:
+            return False
+        finally:
+            self.trying, self.asked = False, asked
+            vars(call).update(noted)
+            self._roll_back(mark, len(self.calls))
+            state.restore()
+
     def _guess(self) -> None:
         assert self.current is not None
         self.current.guessed = True
+
+    def _named_globally(self, module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+        kind = type(module)
+        if kind not in self.globals:
+            self.globals[kind] = named_globally(kind)
+        return self.globals[kind]
 
     def _nodes(self, value: Any) -> Any:
         if isinstance(value, fx.Proxy):
@@ -435,11 +487,13 @@ def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[P
     The model is run on symbols, which can leave marks on it: pass a structural copy of the ``original``. Modules that
     refused to be copied are left alone.
     """
-    shared = {m for _, m in walk(original)}.intersection(m for _, m in walk(model)) if original is not None else set()
+    modules = {m for _, m in walk(original)} if original is not None else set()
+    copied_not = modules.intersection(m for _, m in walk(model))
     barred: dict[nn.Module, str] = {}
     while True:
-        pieces, opaque = _capture(model, shared, barred)
-        found = _read_stale(pieces, opaque)
+        apart: Apart = {}
+        pieces, opaque = _capture(model, copied_not, barred, apart)
+        found = _read_stale(pieces, opaque) or shared(apart, pieces, opaque)
         if not found:
             return pieces, opaque
         barred |= found
@@ -473,12 +527,12 @@ def _read_stale(pieces: list[Piece], untraced: Collection[nn.Module]) -> dict[nn
 
 
 def _capture(
-    model: nn.Module, shared: Collection[nn.Module], barred: dict[nn.Module, str]
+    model: nn.Module, copied_not: Collection[nn.Module], barred: dict[nn.Module, str], apart: Apart
 ) -> tuple[list[Piece], dict[nn.Module, str]]:
-    """Trace ``model`` around what is ``shared`` with another, and around the code of modules that are ``barred``."""
-    opaque = dict.fromkeys(shared, "its copy is itself")
+    """Trace ``model`` around what is ``copied_not``, and around the code of modules that are ``barred``."""
+    opaque = dict.fromkeys(copied_not, "its copy is itself")
     pieces: list[Piece] = []
-    seen: set[nn.Module] = set(shared)
+    seen: set[nn.Module] = set(copied_not)
     waiting = [("", model)]
     while waiting:
         path, module = waiting.pop(0)
@@ -496,7 +550,7 @@ def _capture(
                 raise TypeError("its forward is replaced on the instance")
             if module in barred:
                 raise TypeError(barred[module])
-            pieces.append(_trace_piece(module, path, opaque, barred))
+            pieces.append(_trace_piece(module, path, opaque, barred, apart))
         except Exception as error:
             if type(module).forward is not nn.Module.forward:
                 opaque[module] = f"cannot be traced: {_first_line(error)}"
@@ -511,11 +565,25 @@ def _capture(
     return pieces, opaque
 
 
-def _trace_piece(module: nn.Module, path: str, opaque: dict[nn.Module, str], barred: dict[nn.Module, str]) -> Piece:
+def _trace_piece(
+    module: nn.Module, path: str, opaque: dict[nn.Module, str], barred: dict[nn.Module, str], apart: Apart
+) -> Piece:
     try:
-        return Tracer(opaque, barred).trace_piece(module, path)
+        return Tracer(opaque, barred, apart=apart).trace_piece(module, path)
     except RandomDraw:  # somewhere inside: look at every call
-        return Tracer(opaque, barred, watch_random=True).trace_piece(module, path)
+        return Tracer(opaque, barred, watch_random=True, apart=apart).trace_piece(module, path)
+    except Exception:
+        if not _keeps_apart(module, apart):
+            raise
+        return _trace_piece(module, path, opaque, barred, apart)
+
+
+def _keeps_apart(module: nn.Module, apart: Apart | None) -> bool:
+    """Whether it is news that methods of a module, which cannot be traced, may be called as they are."""
+    if apart is None or module in apart:
+        return False
+    apart[module] = methods_apart(module)
+    return bool(apart[module])
 
 
 def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import inspect
-import operator
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,48 +29,11 @@ INHERITED = STANDARD.union(dir(nn.Module))  # the attributes that every module h
 NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
+EXTREMES: tuple[Callable[..., Any], ...] = (max, min)
 
 
 class RandomDraw(TypeError):
     """A forward draws random numbers, which would be baked in as constants."""
-
-
-def state_of(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """What a module holds, with copies of its lists and dictionaries, to see whether its forward changes it."""
-    return {
-        key: (value, None if type(value) not in CONTAINERS else value.copy() if value else ())
-        for key, value in vars(module).items()
-    }
-
-
-def changed(module: nn.Module, state: dict[str, tuple[Any, Any]], but: Collection[str] = ()) -> bool:
-    now = vars(module)
-    if len(now) != len(state) + sum(key in now for key in but):
-        return True
-    for key, value in now.items():
-        if key not in but and (key not in state or value is not state[key][0] or not _same(value, state[key][1])):
-            return True
-    return False
-
-
-def _same(value: Any, held: Any) -> bool:
-    """Whether a container holds what its copy ``held`` does, by identity and in order."""
-    if held is None or not (value or held):  # no container, or empty as before
-        return True
-    if len(value) != len(held) or (type(value) is dict and [*value] != [*held]):
-        return False
-    return all(map(operator.is_, *((v.values() if type(v) is dict else v) for v in (value, held))))
-
-
-def restore(module: nn.Module, state: dict[str, tuple[Any, Any]]) -> None:
-    vars(module).clear()
-    for key, (value, held) in state.items():
-        vars(module)[key] = value
-        if held is not None and isinstance(value, list):
-            value[:] = held
-        elif held is not None:
-            value.clear()
-            value.update(held)
 
 
 class tensors_are_tensors:
@@ -81,7 +45,7 @@ class tensors_are_tensors:
 
     def __enter__(self) -> None:
         for names in self.files:
-            names["isinstance"] = _isinstance
+            names["isinstance"] = is_instance
 
     def __exit__(self, *_: object) -> None:
         for names in self.files:
@@ -93,13 +57,16 @@ def _is_plain(value: object) -> bool:
 
 
 class reads_are_noted:
-    """Note the numbers, lists and the like that traced code reads off modules: the graph is right for these."""
+    """Note the numbers, lists and the like that traced code reads off modules: the graph is right for these.
+
+    Code that writes to another module than its own, whose state before and after is compared, is not traced.
+    """
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer = tracer
 
     def __enter__(self) -> None:
-        tracer, read = self.tracer, nn.Module.__getattribute__
+        tracer, read, write = self.tracer, nn.Module.__getattribute__, nn.Module.__setattr__
         self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
 
         def noted(module: nn.Module, name: str) -> Any:
@@ -109,14 +76,28 @@ class reads_are_noted:
                 call = tracer.current
                 assert call is not None
                 if name not in INHERITED:
+                    if module is not call.module and kind not in PLAIN and call.state is not None:
+                        call.state.add([value])
                     (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
                 elif name == "_modules" and call.module is not module:
                     call.walked.add(module)
+            elif tracer.apart and kind is MethodType:
+                return tracer.recording(module, name, value)
             return value
 
+        def written(module: nn.Module, name: str, value: Any) -> None:
+            call = tracer.current
+            assert call is not None
+            if module is not call.module:
+                call.guessed = True  # it may catch the error
+                raise TypeError(f"its forward sets .{name} of another module")
+            write(module, name, value)
+
         nn.Module.__getattribute__ = noted  # type: ignore[method-assign, assignment]
+        self.write, nn.Module.__setattr__ = write, written  # type: ignore[method-assign, assignment]
 
     def __exit__(self, *_: object) -> None:
+        nn.Module.__setattr__ = self.write  # type: ignore[method-assign]
         if self.own is None:
             del nn.Module.__getattribute__
         else:
@@ -144,6 +125,27 @@ def factories_are_recorded(tracer: Tracer) -> Iterator[None]:
         vars(torch).update(own)
 
 
+class extremes_are_recorded:
+    """Record Python's ``max`` and ``min`` of sizes, which would ask which is larger: how much a stride wants padded."""
+
+    def __enter__(self) -> None:
+        vars(builtins).update({choose.__name__: _recording(choose) for choose in EXTREMES})
+
+    def __exit__(self, *_: object) -> None:
+        vars(builtins).update({choose.__name__: choose for choose in EXTREMES})
+
+
+def _recording(choose: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(choose)
+    def record(*args: Any, **kwargs: Any) -> Any:
+        symbols = [a for a in args if isinstance(a, fx.Proxy)]
+        if symbols and not kwargs and all(is_number(a.node) for a in symbols):
+            return symbols[0].tracer.create_proxy("call_function", choose, args, {})
+        return choose(*args, **kwargs)
+
+    return record
+
+
 def _written(module: nn.Module) -> Any:
     """The forward of a module, if it is a Python function that is not torch's own."""
     function = inspect.unwrap(type(module).forward)
@@ -154,7 +156,7 @@ def _written(module: nn.Module) -> Any:
     )
 
 
-def _isinstance(value: Any, kind: Any) -> bool:
+def is_instance(value: Any, kind: Any) -> bool:
     if isinstance(value, fx.Proxy) and not is_number(value.node):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         return any(k is Tensor or isinstance(value, k) for k in kinds)

@@ -24,17 +24,18 @@ class Liveness:
     read_tensors: set[int] = field(default_factory=set)
     dead_tensors: dict[int, str] = field(default_factory=dict)
 
-    def add(self, program: Program, edits: Edits, rewritten: Iterable[Call]) -> None:
+    def add(self, program: Program, edits: Edits, rewritten: Collection[Call]) -> None:
         """Take a program with its edits into account; ``rewritten`` calls get a forward without what vanishes."""
-        piece, rewritten = program.piece, set(rewritten)
-        vanished = _dead_calls(program, edits)
+        piece, anew = program.piece, {call.module for call in rewritten}
+        vanished = _dead_calls(program, edits, anew)
         for call in piece.calls:
             self._module(call.module, join(piece.path, call.path), call in vanished)
         for node in program.nodes:
-            gone = node in edits.gone
+            call = piece.call_of[node]
+            gone = node in edits.gone and (call in vanished or call.module in anew)  # a forward that stays runs it
             module = program.module(node)
             if module is not None:
-                dropped = gone or node in edits.sites or (node in edits.passing and piece.call_of[node] in rewritten)
+                dropped = gone or node in edits.sites or (node in edits.passing and call in rewritten)
                 self._module(module, join(piece.path, str(node.target)), dropped)
                 if not dropped:
                     self.live_tensors.update(map(id, tensors(module)))
@@ -114,14 +115,15 @@ def _prefixes(path: str) -> Iterator[str]:
         yield path
 
 
-def _dead_calls(program: Program, edits: Edits) -> set[Call]:
-    """Calls of which nothing is computed any more."""
+def _dead_calls(program: Program, edits: Edits, anew: Collection[nn.Module]) -> set[Call]:
+    """Calls of which nothing is computed any more, made by modules whose forward is ``anew``."""
     piece: Piece = program.piece
     idle: set[fx.Node] = edits.gone.keys() | edits.droppable
     dead: set[Call] = set()
     for call in piece.calls:
         inside = program.nodes[slice(*piece.span(call, program.position))]
         some = any(n in edits.gone for n in inside)
-        if call.parent in dead or (some and all(n in idle for n in inside)):
+        made_anew = call.parent is not None and call.parent.module in anew
+        if call.parent in dead or (made_anew and some and all(n in idle for n in inside)):
             dead.add(call)
     return dead

@@ -78,6 +78,11 @@ class Region:
         readers = [linear for node in self.nodes if (linear := self.linear[node]).composes]
         return any(not linear.convolves or not inside.isdisjoint(linear.operands) for linear in readers)
 
+    def is_inside(self, node: fx.Node) -> bool:
+        """Whether an operator is in the code of the module that the root is in, or of one inside of it."""
+        call_of = self.program.piece.call_of
+        return call_of[node].inside(call_of[self.root])
+
     def operators(self, kind: str) -> int:
         """How many operators of a kind ("conv", "norm", "add", ...) the region has before the merge."""
         return sum(self.linear[node].kind == kind for node in self.nodes)
@@ -118,6 +123,17 @@ class Analysis:
     def refuse(self, region: Region, reason: str) -> None:
         """Do not merge this region on the next ``run``."""
         self.barriers[region.root] = reason
+
+    def narrow(self, region: Region) -> bool:
+        """Keep, on the next ``run``, what the module of a region's root is handed of its interior.
+
+        What is in that module may be merged on its own. Returns False if nothing of the region is outside.
+        """
+        own = {n for n in region.nodes if region.is_inside(n)}
+        read = {operand for n in own for operand in self.linear[n].operands}
+        handed = read.intersection(region.interior) - own - self.kept
+        self.kept |= handed
+        return bool(handed)
 
     # ----------------------------------------------------------------------------------------------- before the forms
     def _read_operators(self) -> None:

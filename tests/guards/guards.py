@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 Edit = tuple[str, str, str]  # file, what is there, what to put in its place
 
 ANY = "tests/test_any_model.py"
+APART = "tests/test_apart.py"
 BAD = "tests/test_bad_input.py"
 COMPOSED = "tests/test_composition.py"
 CONCAT = "tests/test_concat.py"
@@ -27,6 +28,7 @@ OWN = "tests/test_guards.py"
 REGRESSIONS = "tests/test_regressions.py"
 RESHAPES = "tests/test_reshape.py"
 RESULT = "tests/test_result.py"
+SIZES = "tests/test_sizes.py"
 TUTORIALS = "tests/test_tutorials.py"
 
 
@@ -1124,6 +1126,13 @@ guard(
 
 guard.of("analysis/program.py", *WRITES, f"{OWN}::test_one_tensor_for_two_inputs")
 guard(
+    "aliases: what a method keeps",
+    "a method that keeps something may give it twice, or write to what it gave",
+    "self._alias.union(by_storage.setdefault(-1, node), node)",
+    "pass",
+    tests=(APART,),
+)
+guard(
     "constants: written parameters",
     "a buffer that is written to is not a constant",
     "return None if tensor is None or self.is_written(node) else tensor",
@@ -1549,6 +1558,20 @@ guard(
     "pass",
 )
 guard(
+    "removal: forwards that stay",
+    "a module that a forward which is not rewritten calls is not taken out",
+    "gone = node in edits.gone and (call in vanished or call.module in anew)",
+    "gone = node in edits.gone",
+    tests=(f"{REGRESSIONS}::test_a_forward_that_stays_calls_what_nothing_else_reads",),
+)
+guard(
+    "removal: calls by forwards that stay",
+    "what is in a module that such a forward calls is not taken out",
+    "if call.parent in dead or (made_anew and some and",
+    "if call.parent in dead or (some and",
+    tests=(f"{REGRESSIONS}::test_a_forward_that_stays_calls_what_nothing_else_reads",),
+)
+guard(
     "removal: names",
     "a module whose name other code mentions is not taken out",
     "if owner is not None and not pinned(path) and not named(owner, path):",
@@ -1581,6 +1604,12 @@ guard(
 
 # ----------------------------------------------------------------------------------------------- plan, weights, rewrite
 guard.of("plan.py", OWN, HAZARDS, REGRESSIONS, ANY, EXPORT)
+guard(
+    "plan: tensors that others write",
+    "one part of a model writes to what another folds",
+    "unseen.union(*(other.written for other in programs if other is not program))",
+    "unseen",
+)
 guard("plan: state", "a forward that writes to a tensor that it makes is left alone", "if program.keeps_state():")
 guard(
     "conditions: written parameters",
@@ -1792,7 +1821,24 @@ guard(
     "pass",
 )
 
+guard.of("capture/state.py", ANY)
+guard(
+    "state: objects",
+    "a counter in an object, a list in a list",
+    "not all(_same(_content(value), content)",
+    "not all(True",
+)
+guard("state: globals", "a counter in a global", "any(space.get(name) is not value", "any(False")
+guard.of("capture/watch.py", ANY)
+guard("state: other modules", "code sets an attribute of a child", "if module is not call.module:", "if False:")
 guard.of("capture/changes.py", ANY)
+guard("changes: tensors", "a scale that another module writes to is no constant", "if not names:", "if names:")
+guard(
+    "changes: every tensor",
+    "for p in m.parameters(): p.mul_(2) names none of them",
+    "if writes and any(_walks(",
+    "if False and any(_walks(",
+)
 guard(
     "changes: dataclasses",
     "untraced code may change a dataclass that it is given",
@@ -1803,8 +1849,8 @@ guard("changes: in tuples", "untraced code may change a list in a tuple", "if is
 guard(
     "changes: code that is not seen",
     "a forward on the instance, or a hook that is an object, may change a list",
-    "_is_unseen(m) or _change(_functions(m))",
-    "_change(_functions(m))",
+    "_is_unseen(m) or may_change_any(_functions(m))",
+    "may_change_any(_functions(m))",
 )
 guard("changes: stores", "xs[0] = y changes a list", "if step.name in STORES:")
 guard("changes: methods", "xs.append(y) changes a list", "return not (method and _loads(before, own))", "return False")
@@ -1831,6 +1877,91 @@ guard(
     "changes: attributes assigned by name",
     "traced code reads an attribute that untraced code assigns by setattr",
     'if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:',
+)
+
+guard.of("capture/apart.py", APART)
+guard(
+    "apart: shared names",
+    "a method that keeps something shares no list or tensor with the forward that calls it",
+    "any(not mentioned.isdisjoint(reach.names) for reach in reaches.values())",
+    "False",
+    needless="what the trace reads of it, `shared` finds as well",
+)
+guard(
+    "apart: what the forward changes",
+    "the forward around such a method changes nothing that the method may read",
+    "may_change_any(around)",
+    "False",
+)
+guard(
+    "apart: bases",
+    "the code of a base that the forward goes through is not looked at",
+    "any(map(_runs_a_base, around))",
+    "False",
+)
+guard(
+    "apart: shared tensors",
+    "such a method gets at no memory that traced code reads",
+    "if not (storages.isdisjoint(reach.storages) and containers.isdisjoint(reach.containers))",
+    "if not containers.isdisjoint(reach.containers)",
+)
+guard(
+    "apart: shared containers",
+    "such a method gets at no list or dictionary that traced code reads",
+    "if not (storages.isdisjoint(reach.storages) and containers.isdisjoint(reach.containers))",
+    "if not storages.isdisjoint(reach.storages)",
+)
+guard(
+    "apart: attributes by code",
+    "a class that makes attributes up may hand out anything",
+    "any(name in vars(base) for base in _own_classes(module) for name in ATTRIBUTES)",
+    "False",
+)
+guard(
+    "apart: properties",
+    "a property runs code that nobody looked at",
+    'if any(hasattr(own.get(name), "__get__") for own in classes):',
+)
+guard(
+    "apart: what every module has",
+    "self._parameters[name] = y replaces a parameter",
+    'if name in INHERITED and name != "training":',
+    needless="they are found in the module alone, where their tensors and the modules in them count as any other's",
+)
+guard(
+    "apart: itself",
+    "a method that hands self on",
+    '"LOAD_METHOD"):\n                return None',
+    '"LOAD_METHOD"):\n                continue',
+)
+guard("apart: objects", "such a method gets at no module", "elif not reach.take(name, _value(module, name)):")
+guard(
+    "apart: a state of its own",
+    "a default or what is around a function is kept between calls",
+    "if code.co_flags & LAZY or function.__closure__ or vars(function) or not all(map(_is_data, defaults)):",
+)
+guard(
+    "apart: other state",
+    "a method that assigns attributes, or calls what may give None",
+    "if any(s.name in OTHER_STATE or (type(s.value) is str and s.value in CHANGING | MAY_GIVE_NONE) for s in steps):",
+)
+guard(
+    "apart: None",
+    "the forward asks whether the method gave something",
+    'return all("BUILD_SLICE" in (s.name for s in steps[at + 1 : at + 3]) for at in nones)',
+    "return True",
+)
+guard(
+    "apart: None as an attribute",
+    "what is None now may be what the method gives",
+    "return value is not None and type(value) in DATA",
+    "return type(value) in DATA",
+)
+guard("apart: globals", "a method that reads a table of its file's", "elif not _is_stateless(value):")
+guard(
+    "apart: what it gives later",
+    "a merged forward was made for a method that gives a tensor",
+    "if not isinstance(result, VALUES):",
 )
 
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
@@ -1891,9 +2022,9 @@ guard("trace: guesses of a part", "a module that catches an error of the tracer'
 guard(
     "trace: state of the whole",
     "a forward that changes the module is not traced",
-    "if changed(root, state, but=set(self.tensor_attrs.values()) - state.keys()):",
+    "if state.changed(but=set(self.tensor_attrs.values()) - state.attributes.keys()):",
 )
-guard("trace: state of a part", "a module that changes itself is not traced", "if changed(m, state):")
+guard("trace: state of a part", "a module that changes itself is not traced", "if state.changed():")
 guard(
     "trace: random numbers",
     "a random number is drawn anew in each call",
@@ -1915,11 +2046,6 @@ guard(
     tests=(f"{REGRESSIONS}::test_a_call_of_its_own",),
 )
 guard(
-    "trace: what is handed in",
-    "a module that adds to a list that it was given",
-    "if (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs):",
-)
-guard(
     "trace: what untraced code is given",
     "a list that code which is not traced may change",
     "if holds_container((*args, *kwargs.values())) and may_change(code):",
@@ -1929,6 +2055,13 @@ guard(
     "a list that a function which is not traced may change",
     "self._keep_out(target, target.__name__, args, kwargs)",
     "pass",
+)
+guard(
+    "trace: what methods are given",
+    "a method that is called as it is gets numbers only, and gives a tensor",
+    "if not numbers or not self._gives_tensor(module, method, args, kwargs):",
+    "if False:",
+    tests=(APART,),
 )
 guard(
     "capture: attributes that untraced code changes",
@@ -1951,9 +2084,9 @@ guard(
 guard(
     "trace: copies that are the original",
     "a module that refuses to be copied is left alone",
-    "seen: set[nn.Module] = set(shared)",
+    "seen: set[nn.Module] = set(copied_not)",
     "seen: set[nn.Module] = set()",
-    more=(('opaque = dict.fromkeys(shared, "its copy is itself")', "opaque = {}"),),
+    more=(('opaque = dict.fromkeys(copied_not, "its copy is itself")', "opaque = {}"),),
 )
 guard(
     "trace: forwards on the instance, of the whole",
@@ -1962,7 +2095,22 @@ guard(
     "pass",
 )
 
+guard.of("capture/watch.py", SIZES)
+guard(
+    "trace: the largest by a key",
+    "max(h, w, key=...) is recorded without its key",
+    "if symbols and not kwargs and all(",
+    "if symbols and all(",
+)
+guard(
+    "trace: the larger of two tensors",
+    "whether a tensor is larger is not known while tracing",
+    " and all(is_number(a.node) for a in symbols):",
+    ":",
+)
+
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard("forward: changed arguments", "a graph leaves the list as it was that the code changed", "if self.call.changes:")
 guard(
     "forward: results",
     "a forward that returns an object of its own class is not rewritten",
