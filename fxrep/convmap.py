@@ -460,9 +460,9 @@ class ConvMap:
 
     @property
     def vanishes_outside(self) -> bool:
-        """Whether beyond the positions of the output every tap is outside of the image, where there are zeros."""
+        """Whether beyond the positions of the output every tap is outside of the image."""
         inside = all(t.last <= 0 and t.first >= -e for t, e in zip(self.taps, self.extent, strict=True))
-        return inside and set(self.stride) <= {1} and self.mode in (None, "zeros") and not self.up
+        return inside and set(self.stride) <= {1} and not self.up
 
     # ---------------------------------------------------------------------------------------------------------- cost
     @property

@@ -20,6 +20,7 @@ import fxrep
 from fxrep import validate, weights
 from fxrep.convmap import ConvMap, Illegal
 from fxrep.operators import MODULES
+from fxrep.operators.reshape import FARTHEST
 from tests.counting import count_ops
 from tests.helpers import assert_unchanged, randomize, relative_error, snapshot
 
@@ -50,6 +51,11 @@ class Model(nn.Module):
         self.thin, self.thin_too = nn.Conv2d(4, 1, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
         self.wide, self.wide_too = nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)
         self.pad, self.turn = nn.ZeroPad2d(1), nn.ConvTranspose2d(4, 4, 1)
+        self.one, self.one_too = nn.Conv2d(4, 1, 1, bias=False), nn.Conv2d(4, 1, 1, bias=False)
+        self.of_one = nn.Conv2d(1, 4, 1)
+        self.up, self.n1 = nn.ConvTranspose2d(4, 4, 2, stride=2), nn.BatchNorm1d(4)
+        self.narrow, self.number = nn.Parameter(torch.randn(4, 1, 1, 1)), nn.Parameter(torch.rand(1) + 0.5)
+        self.bordered = nn.Parameter(torch.rand(36) + 0.5)
         self.c, self.eight = nn.Parameter(torch.rand(4, 1, 1) + 0.5), nn.Parameter(torch.rand(8, 1, 1) + 0.5)
         self.register_buffer("many", torch.zeros(3, 1, 1, 1, 1))
         self.register_buffer("five", torch.full((1, 1, 1, 1, 1), 2.0))
@@ -133,6 +139,7 @@ OPERATORS: dict[str, Body] = {
     "rsub with alpha": lambda m, x: torch.rsub(m.a(x), m.b(x), alpha=2),
     "a division that rounds": lambda m, x: torch.div(m.n(m.a(x)), 0.5, rounding_mode="floor"),
     "a computed alpha": lambda m, x: m.a(x).add(m.b(x), alpha=x.shape[0]),
+    "a convolution of a sum": lambda m, x: m.b(m.n(x) + m.n(x.exp())),
     "add(out=)": _out(torch.add, a, b),
     "mul(out=)": _out(torch.mul, a, lambda m, x: 2.0),
     "sum(out=)": _out(lambda s, out: torch.sum(s, 0, out=out), stacked),
@@ -146,10 +153,20 @@ OPERATORS: dict[str, Body] = {
     "a sum over another axis": lambda m, x: torch.stack([m.a(x), m.b(x)], 1).sum(0),
     "a sum over the channels": lambda m, x: (m.a(x) + m.b(x)).sum(1),
     "zeros that widen": lambda m, x: m.n(m.a(x)) + m.many,
+    "a constant that widens": lambda m, x: m.a(x) * m.table[None, None],
+    "a constant that widens one part of a join": lambda m, x: joined(m.one(x) + m.c, m.b(x)),
+    "a constant that widens one part of a sum": lambda m, x: m.one(x) + m.one_too(x) + (m.a(x).relu() + m.c),
+    "a constant along another axis than a linear layer": lambda m, x: (lambda h: m.second(h * m.c) + m.linear(h))(
+        m.linear(x[..., :4]).relu()
+    ),
+    "a comparison times a number": lambda m, x: m.of_one((m.one(x) > 0) * m.number),
+    "an integer times a number": lambda m, x: m.of_one(m.one(x).long() * m.number),
+    "a channel of another convolution's, widened": lambda m, x: m.plain(F.conv_transpose2d(x, m.narrow).relu() * m.c),
     "one number of five axes": lambda m, x: (m.a(x) + m.b(x)) * m.five,
     "one number of five axes on a linear layer": lambda m, x: m.linear(m.linear(x[..., :4]) * m.five),
     "a computed pad": lambda m, x: m.valid(F.pad(x, (x.shape[0], 0, 0, 0))),
     "a pad that crops and reflects": lambda m, x: m.valid(F.pad(x, (2, -1, 1, 1), mode="reflect")),
+    "a pad that crops and goes around": lambda m, x: m.b(F.pad(x, (-1, 1, -1, 1), mode="circular")),
     "a pad of the channels": lambda m, x: m.six(F.pad(x, (0, 0, 0, 0, 1, 1))),
     "a pad with ones": lambda m, x: m.b(F.pad(x, (1, 1, 1, 1), value=1.0)),
     "a pad of the features": lambda m, x: F.linear(F.pad(x.exp(), (1, 0)), m.six.weight.flatten(1)),
@@ -213,6 +230,13 @@ OPERATORS: dict[str, Body] = {
     "a pad of a transposed 1x1": lambda m, x: m.n(F.pad(spread(m, x), (1, 1, 1, 1))),
     "a transposed 1x1 without a batch": lambda m, x: m.n(spread(m, x[0])[None]),
     "a computed stride of a transposed 1x1": lambda m, x: F.conv_transpose2d(x, m.b.weight, stride=x.shape[0]),
+    "a flattened sum": lambda m, x: (m.n(x) + m.n(x.exp())).flatten(2) * m.table[:, 0],
+    "a mean of a sum": lambda m, x: m.linear((m.n(x) + m.n(x.exp())).mean((2, 3))),
+    "a norm and its mean": lambda m, x: m.b(m.n(x) + m.n(x).mean((2, 3), True)),
+    "a convolution of a transposed one": lambda m, x: F.conv2d(m.valid(x).transpose(2, 3), m.a.weight),
+    "a mean that is padded, flattened and scaled": lambda m, x: (
+        F.pad((m.a(x).relu() * 2.0).mean((2, 3), True), (1, 1, 1, 1)).flatten(1) * m.bordered
+    ),
     "an image and its mean, flattened": lambda m, x: m.many_in((m.n(x) + m.n(x).mean((2, 3), True)).flatten(1)),
     "a mean that is padded, flattened": lambda m, x: m.some_in(m.padded(m.n(x).mean((2, 3), True)).flatten(1)),
 }
@@ -221,6 +245,80 @@ OPERATORS: dict[str, Body] = {
 @pytest.mark.parametrize("case", OPERATORS)
 def test_operators(case: str) -> None:
     assert_same(Model(OPERATORS[case]))
+
+
+SHAPED: dict[str, tuple[Body, tuple[int, ...]]] = {
+    "a constant along the batch": (lambda m, x: m.b(x).flatten(1, 2) * m.c, (4, 4, 5, 5)),
+    "a height that is widened": (lambda m, x: m.plain(m.a(x).relu().transpose(1, 2) * m.c), (2, 4, 1, 5)),
+    "another shape than before": (
+        lambda m, x: (lambda h: m.second(h) * 2.0 + m.linear(h))(m.linear(x).flatten(0, 1).view_as(x.transpose(1, 2))),
+        (2, 4, 5, 4),
+    ),
+    "a shape from before nothing": (lambda m, x: m.second(m.linear(x).reshape_as(x)), (2, 4, 5, 4)),
+    "a mean over no axes": (lambda m, x: m.linear((x * 2).mean([], True) + m.table[:, 0, 0]), (3, 4)),
+}
+
+
+@pytest.mark.parametrize("case", SHAPED)
+def test_operators_on_an_example(case: str) -> None:
+    body, size = SHAPED[case]
+    assert_same(Model(body), image(*size), example_inputs=(image(*size),))
+
+
+MERGED: dict[str, Body] = {
+    "a shift of a join": OPERATORS["a shift of a join"],
+    "a shift of a value": lambda m, x: m.plain(m.a(x).relu() + m.c),
+    "a shift that is taken back behind a mean": lambda m, x: m.linear((x + m.c).mean((2, 3)) - m.c[:, 0, 0]),
+    "a bias of one of two sums": lambda m, x: m.one(x) + m.one_too(x) + (m.b(x) + m.plain(x) + m.c),
+    "what has the shape of another": lambda m, x: (lambda h: m.n(m.a(h) + m.b(h)))(x.exp().flatten(2).view(x.shape)),
+    "a flattened pad": lambda m, x: F.pad(m.a(x).relu(), (1, 1, 1, 1)).flatten(2) * m.c[:, :, 0],
+    "a transposed pool": lambda m, x: F.avg_pool2d(m.a(x).relu(), (3, 1), 1, (1, 0)).transpose(2, 3) * m.c,
+    "a mean of a pool": lambda m, x: F.avg_pool2d(m.a(x).relu(), 3, 1, 1).mean((2, 3), True) * m.c,
+    "a mean of a convolution": lambda m, x: m.n1(m.a(x).mean((2, 3))),
+}
+
+
+@pytest.mark.parametrize("case", MERGED)
+def test_what_is_merged(case: str) -> None:
+    """All of it at once, without a reason why not."""
+    report = fxrep.report(assert_same(Model(MERGED[case]), example_inputs=(image(),)))
+    assert len(report.merged) == 1, report
+
+
+WITHOUT_A_BATCH: dict[str, Body] = {
+    "a join of two rows": lambda m, x: torch.cat([m.b(x), m.plain(x)], 1),
+    "a join of two rows, by functions": lambda m, x: torch.cat(
+        [F.conv2d(x, m.b.weight), F.conv2d(x, m.plain.weight)], 1
+    ),
+    "a join of two rows of a pool": lambda m, x: (
+        lambda p: torch.cat([F.conv2d(p, m.b.weight), F.conv2d(p, m.plain.weight)], 1)
+    )(F.avg_pool2d(x, 2, 1)),
+    "a join of two rows, transposed": lambda m, x: torch.cat(
+        [F.conv_transpose2d(x, m.b.weight), F.conv_transpose2d(x, m.plain.weight)], 1
+    ),
+    "a join of two rows, by transposed modules": lambda m, x: torch.cat([m.up(x), m.up(x) * 2.0], 1),
+    "a crop": lambda m, x: m.b(x)[:, :, 1:-1],
+    "a constant that makes a batch": lambda m, x: m.b(x) * m.table[None],
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_A_BATCH)
+@pytest.mark.parametrize("exported", [False, True], ids=["", "exported"])
+def test_an_image_without_a_batch(case: str, exported: bool) -> None:
+    """An example, or an export, tells."""
+    model, x = randomize(Model(WITHOUT_A_BATCH[case])).double(), image(4, 5, 7)
+    if not exported:
+        assert "no batch axis" in reasons(assert_same(model, x, example_inputs=(x,)))
+        return
+    program = torch.export.export(model, (x,))
+    assert_all_close(outputs(fxrep.reparameterize(program, policy="kernels").module(), x), outputs(model, x))
+
+
+def test_a_weight_of_a_smaller_type() -> None:
+    model = randomize(Model(lambda m, x: m.plain(m.a(x.float()).relu() * m.c))).double()
+    model.a.float()
+    expected = outputs(copy.deepcopy(model), image())
+    assert_all_close(outputs(fxrep.reparameterize(model, policy="kernels"), image()), expected)
 
 
 def test_a_constant_of_a_larger_type() -> None:
@@ -292,6 +390,19 @@ class WritingRelu(nn.ReLU):
         return x.mul_(2) if x.sum() > 0 else x.mul_(3)
 
 
+class Doubling(nn.Module):
+    """It writes in place, and returns something else."""
+
+    inplace = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2).exp() if x.sum() > 0 else x.mul_(3).exp()
+
+
+class Both(nn.Identity, nn.ReLU):
+    """An identity, for all that it inherits."""
+
+
 class ReturningConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else x[:]
@@ -307,6 +418,17 @@ def _after(write: Callable[[Any, Tensor], Any]) -> Body:
         return first + second  # type: ignore[no-any-return]
 
     return body
+
+
+library = torch.library.Library("fxrep_tests", "DEF")
+library.define("other_(Tensor x, Tensor(a!) y) -> ()")
+library.impl("other_", lambda x, y: (y.add_(x), None)[1], "CompositeExplicitAutograd")
+
+
+def _to_another(m: Any, x: Tensor) -> Tensor:
+    h, z = x.exp(), x.sin()
+    torch.ops.fxrep_tests.other_(h, z)
+    return (m.a(h) + m.b(h)) * z  # type: ignore[no-any-return]
 
 
 def _set(m: Any, h: Tensor) -> None:
@@ -352,6 +474,11 @@ WRITES: dict[str, Body] = {
     "a flattened view": _first(lambda m, v: v.mul_(2), lambda m, h: m.flat(h)),
     "what a dropout passes on": _first(lambda m, v: v.mul_(2), lambda m, h: F.dropout(h, training=False)),
     "what a subclass returns": _first(lambda m, v: v.mul_(2), lambda m, h: m.returning(h)),
+    "what a class of two returns": _first(lambda m, v: v.mul_(2), lambda m, h: m.both(h)),
+    "an untraced module that returns something else": lambda m, x: (lambda h: (m.doubling(h), m.a(h) + m.b(h))[1])(
+        x.exp()
+    ),
+    "a wrapped operator that writes to another": _to_another,
 }
 
 
@@ -360,6 +487,7 @@ WRITES: dict[str, Body] = {
 def test_a_value_that_is_written_between_two_reads(case: str, exported: bool) -> None:
     model = Model(WRITES[case])
     model.writes, model.writing, model.returning = Writes(), WritingRelu(), ReturningConv(4, 4, 1)
+    model.both, model.doubling = Both(), Doubling()
     if not exported:
         assert_same(model)
     elif "trace" not in case and "wrap" not in case and "subclass" not in case:
@@ -369,6 +497,45 @@ def test_a_value_that_is_written_between_two_reads(case: str, exported: bool) ->
             torch._dynamo.reset()
             pytest.skip(f"this torch does not export it: {error}")
         assert_all_close(outputs(fxrep.reparameterize(program).module(), image()), outputs(model, image()))
+
+
+def relu(x: Tensor) -> None:
+    """Not torch's: it writes."""
+    x.mul_(2)
+
+
+class Sub(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)
+
+
+aten = torch.ops.aten
+IN_GRAPHS: dict[str, Callable[[fx.Graph, fx.Node, fx.Node], Any]] = {
+    "inplace by position": lambda graph, h, v: graph.call_function(F.threshold, (h, 1.5, 0.0, True)),
+    "a function of the user's": lambda graph, h, v: graph.call_function(relu, (h,)),
+    "a graph of its own": lambda graph, h, v: graph.call_function(
+        torch.ops.higher_order.wrap, (graph.get_attr("sub"), h)
+    ),
+    "what a dropout passes on": lambda graph, h, v: graph.call_function(aten.mul_.Tensor, (v, 2.0)),
+}
+
+
+@pytest.mark.parametrize("case", IN_GRAPHS)
+def test_a_value_that_is_written_in_a_graph(case: str) -> None:
+    graph, model = fx.Graph(), randomize(Child()).double()
+    model.sub = Sub()
+    h = graph.call_function(aten.exp.default, (graph.placeholder("x"),))
+    passed = graph.call_function(aten.dropout.default, (h, 0.5, False))
+    branches = []
+    for name, pad in (("a", 1), ("b", 0)):
+        weight, bias = (graph.get_attr(f"{name}.{what}") for what in ("weight", "bias"))
+        branches.append(graph.call_function(aten.conv2d.default, (h, weight, bias, [1, 1], [pad, pad])))
+        if name == "a":
+            IN_GRAPHS[case](graph, h, passed)
+    graph.output(graph.call_function(aten.add.Tensor, tuple(branches)))
+    module = fx.GraphModule(model, graph)
+    expected = outputs(copy.deepcopy(module), image())
+    assert_all_close(outputs(fxrep.reparameterize(module, policy="kernels"), image()), expected)
 
 
 def _written_constant(m: Any, x: Tensor) -> Tensor:
@@ -399,7 +566,9 @@ CONSTANTS: dict[str, Body] = {
 
 @pytest.mark.parametrize("case", CONSTANTS)
 def test_constants_that_change(case: str) -> None:
-    assert_same(Model(CONSTANTS[case]))
+    model = Model(CONSTANTS[case]).double()
+    model.view = model.table[:]  # a cast takes them apart
+    assert_same(model)
 
 
 def test_one_tensor_for_two_inputs() -> None:
@@ -566,17 +735,35 @@ def test_the_reason_for_a_norm_that_stays(case: str) -> None:
     assert reason in reasons(fxrep.reparameterize(model))
 
 
+UNREAD: dict[str, tuple[Body, str]] = {
+    "a computed pad": (OPERATORS["a computed pad"], "how much it pads is computed"),
+    "an axis that is not known": (lambda m, x: m.linear(m.n1(x[:, :, 0, 0].exp())), "pass example_inputs"),
+    "a bias before a transposed convolution": (lambda m, x: m.up(m.n(x)), "turns into a pattern"),
+    "channels that do not fit": (lambda m, x: m.six(m.a(x).relu() + m.c), "is read as 6"),  # it does not run
+    "a transposed convolution of an odd size": (lambda m, x: m.t1(x) + m.t2(x), "of this size"),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_the_reason_for_an_operator_that_stays(case: str) -> None:
+    body, reason = UNREAD[case]
+    model = randomize(Model(body)).double()
+    model.t1 = nn.ConvTranspose2d(4, 4, 2, stride=2, dilation=9, output_padding=1)
+    model.t2 = nn.ConvTranspose2d(4, 4, 2, stride=2, dilation=9, padding=3, output_padding=7)
+    assert reason in reasons(fxrep.reparameterize(model, policy="kernels"))
+
+
 def _narrow(function: Any) -> Body:
-    """A body in which the result goes to an ``out=`` of a smaller type."""
-    return lambda m, x: function(m, x, x.new_empty(0, dtype=torch.float32))
+    """A body in which the result goes to an ``out=`` of a smaller type that nobody else reads."""
+    return lambda m, x: function(m, x, torch.zeros_like(x[:0], dtype=torch.float32))
 
 
 NARROW: dict[str, Body] = {
-    "add": _narrow(lambda m, x, out: torch.add(m.a(x), m.b(x), out=out)),
-    "mul": _narrow(lambda m, x, out: torch.mul(m.a(x), 2.0, out=out)),
-    "cat": _narrow(lambda m, x, out: torch.cat([m.a(x), m.b(x)], 1, out=out)),
+    "add": _narrow(lambda m, x, out: torch.add(m.a(x), m.b(x), out=out) * 2),
+    "mul": _narrow(lambda m, x, out: torch.mul(m.a(x), 2.0, out=out) * 2),
+    "cat": _narrow(lambda m, x, out: torch.cat([m.a(x), m.b(x)], 1, out=out) * 2),
     "stack": _narrow(lambda m, x, out: torch.stack([m.a(x), m.b(x)], out=out).sum(0)),
-    "sum": _narrow(lambda m, x, out: torch.sum(stacked(m, x), 0, out=out)),
+    "sum": _narrow(lambda m, x, out: torch.sum(stacked(m, x), 0, out=out) * 2),
 }
 
 
@@ -605,6 +792,16 @@ def _counting(m: Any, x: Tensor) -> Tensor:
     return y  # type: ignore[no-any-return]
 
 
+def _apart(m: Any, x: Tensor, operators: int) -> Tensor:
+    """So many operators between a merge of axes and a view to another shape than before it."""
+    weight = m.t.weight[:, :, 0, 0]
+    h = F.linear(x[..., :4], weight).flatten(0, 1)
+    for _ in range(operators):
+        h = h * 1.1
+    h = h.view(4, 2, 5, 4)
+    return F.linear(h, weight) * 2.0 + F.linear(h, weight)
+
+
 EXPORTED: dict[str, Body] = {
     "two blocks of the same operators": lambda m, x: m.n2(m.b(m.n(m.a(x)).relu())),
     "a name that is taken": lambda m, x: m.merged((m.a(x) + m.b(x)).relu()),
@@ -614,16 +811,41 @@ EXPORTED: dict[str, Body] = {
     "an item of a chunk": lambda m, x: m.n(m.a(torch.cat(x.chunk(2, 1)[::-1], 1))),
     "a product with a factor": lambda m, x: torch.addmm(m.n.weight, x[0, 0, :, :4], m.t.weight[:, :, 0, 0], alpha=2),
     "a product and a table": lambda m, x: torch.addmm(x[0, 1, :, :4].exp(), x[0, 0, :, :4], m.t.weight[:, :, 0, 0]),
+    "a dropout that drops": lambda m, x: m.n(F.dropout(m.a(x), 0.5, True)),
+    "a product with a factor and another": lambda m, x: (
+        lambda v, w: torch.addmm(m.n.weight, v, w, alpha=2) + torch.addmm(m.n.bias, v, w)
+    )(x[0, 0, :, :4], m.t.weight[:, :, 0, 0]),
+    "a view to another shape": functools.partial(_apart, operators=1),
+    "a view to another shape, far from a merge of axes": functools.partial(_apart, operators=FARTHEST),
     "a view of another kind": lambda m, x: m.n(m.a(x).reshape(2, 4, 25).view(2, 4, 25, 1)),
     "a view with the sizes in another order": lambda m, x: m.n(m.a(x).reshape(2, 4, 1, 25)),
 }
 
 
 @pytest.mark.parametrize("case", EXPORTED)
-def test_exported_operators(case: str) -> None:
-    program = torch.export.export(randomize(Exported(EXPORTED[case])).double(), (image(),)).run_decompositions()
+@pytest.mark.parametrize("core", [True, False], ids=["", "as written"])
+def test_exported_operators(case: str, core: bool) -> None:
+    program = torch.export.export(randomize(Exported(EXPORTED[case])).double(), (image(),))
+    program = program.run_decompositions() if core else program
     expected = outputs(copy.deepcopy(program).module(), image())
-    assert_all_close(outputs(fxrep.reparameterize(program).module(), image()), expected)
+    assert_all_close(outputs(fxrep.reparameterize(program, policy="kernels").module(), image()), expected)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            lambda m, x: (lambda w: torch.addmm(w, x[0, 0, :4, :4], w))(m.t.weight[:, :, 0, 0]),
+            "not the one of a linear layer",
+        ),
+        (lambda m, x: m.a(F.pad(x, (x.shape[0], 0))), "how much it pads is computed"),
+    ],
+    ids=["a product and a table", "a computed pad"],
+)
+def test_the_reason_for_an_exported_operator_that_stays(body: Body, reason: str) -> None:
+    sizes = {"x": {0: torch.export.Dim("n", min=2, max=64)}}
+    program = torch.export.export(randomize(Exported(body)).double(), (image(),), dynamic_shapes=sizes)
+    assert reason in reasons(fxrep.reparameterize(program.run_decompositions()))
 
 
 def test_an_assertion_on_what_stays() -> None:
@@ -682,6 +904,25 @@ def test_a_norm_of_which_more_than_the_value_is_read() -> None:
     for found, wanted in zip(outputs(fxrep.reparameterize(module), image()), outputs(module, image()), strict=True):
         assert found.shape == wanted.shape
         assert torch.allclose(found, wanted)
+
+
+def test_another_result_of_a_norm() -> None:
+    """Its statistics are not its value: what reads them does not read all of its results."""
+    graph = fx.Graph()
+    x, model = graph.placeholder("x"), randomize(Exported(lambda m, x: x)).double()
+    model.linear = nn.Linear(4, 4).double()
+    norm = graph.call_function(
+        aten._native_batch_norm_legit_functional.default,
+        (graph.call_function(aten.conv2d.default, (x, graph.get_attr("a.weight"))),
+         *(graph.get_attr(f"n.{name}") for name in ("weight", "bias", "running_mean", "running_var")),
+         False, 0.1, 1e-5),
+    )  # fmt: skip
+    twice = graph.call_function(aten.mul.Tensor, (_item(graph, norm, 3), 2.0))
+    weights = (graph.get_attr(f"linear.{name}") for name in ("weight", "bias"))
+    graph.output((_item(graph, norm, 0), graph.call_function(aten.linear.default, (twice, *weights))))
+    module = fx.GraphModule(model, graph)
+    expected = outputs(copy.deepcopy(module), image())
+    assert_all_close(outputs(fxrep.reparameterize(module, policy="kernels"), image()), expected)
 
 
 def _item(graph: fx.Graph, node: fx.Node, i: int) -> fx.Node:

@@ -5,11 +5,13 @@ Everything that is not known here is assumed to do the worst.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from ..capture.apart import call_as_is
 from ..capture.kinds import builtin_type, is_number, reads_metadata
@@ -65,9 +67,10 @@ KEEPS_RANK = {*POINTWISE, "pad", "linear", "transpose", "swapaxes", "permute", "
 WRITES = {*INPLACE, "__setitem__", "setitem"}
 # Where the argument ``inplace`` is among the positional ones.
 INPLACE_ARGUMENT = {
-    "relu": 1, "relu6": 1, "silu": 1, "hardswish": 1, "mish": 1, "hardsigmoid": 1, "elu": 2, "leaky_relu": 2, "celu": 2,
-    "selu": 1, "dropout": 3, "hardtanh": 3, "threshold": 3,
-}  # fmt: skip
+    function.__name__: [*parameters].index("inplace")
+    for function in vars(F).values()
+    if inspect.isfunction(function) and "inplace" in (parameters := inspect.signature(function).parameters)
+}
 
 
 def name_of(node: fx.Node) -> str:
@@ -195,7 +198,7 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
 def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     """The operand that an in-place operator replaces as a whole and returns; None if it does something else."""
     first: Any = node.args[0] if node.args else node.kwargs.get("input")
-    if not isinstance(first, fx.Node) or name_of(node) in ("__setitem__", "setitem") or "out" in node.kwargs:
+    if not isinstance(first, fx.Node) or "out" in node.kwargs:
         return None
     if module is not None:
         kind = builtin_type(module)
@@ -257,6 +260,8 @@ def reshaped_rank(node: fx.Node, module: nn.Module | None, ranks: dict[fx.Node, 
         return _flattened(rank, start, given[1] if len(given) > 1 else node.kwargs.get("end_dim", -1))
     if name in ("view", "reshape", "permute"):
         sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
+        if len(given) == 1 and isinstance(given[0], fx.Node):  # the shape of another value, or one number
+            return None
         known = sizes and all(isinstance(size, int) or is_number(size) for size in sizes)
         return len(sizes) - 2 if known else None
     if name in ("reshape_as", "view_as"):

@@ -40,8 +40,8 @@ Map = ConvMap | Scale | Window
 class Through:
     """An operator that stays where it is; before it, there were ``rank`` axes after the channels'.
 
-    ``behind``: a convolution is before it, not after. ``merges``: it keeps the order of the elements, so that giving
-    back the old shape undoes it. ``counts``: it is made for as many channels as there are.
+    ``behind``: a convolution, a pad or a pool is before it, not after. ``merges``: it keeps the order of the elements,
+    so that giving back the old shape undoes it. ``counts``: it is made for as many channels as there are.
     """
 
     node: fx.Node
@@ -194,7 +194,7 @@ def carried(
     There are ``before`` and ``after`` axes after the channels'.
     """
     (term,) = form.terms
-    through = Through(node, before, isinstance(term.map, ConvMap), merges, counts)
+    through = Through(node, before, not isinstance(term.map, Scale), merges, counts)
     term = replace(term, at=None, times=ONE, through=(*term.through, through))
     return replace(form, terms=(term,), rank=after, single=single)
 

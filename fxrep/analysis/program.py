@@ -301,8 +301,9 @@ def _infer_ranks(program: Program, ranks: dict[fx.Node, int]) -> dict[fx.Node, i
         rank = effects.spatial_rank(node, builtin_type(module) if module is not None else None)
         operands = list(iterate(node.args[:1]))
         if rank is not None:
+            batched = all(ranks.get(value) != rank - 1 for value in (node, *operands))
             for value in (node, *operands):
-                ranks.setdefault(value, rank)
+                ranks.setdefault(value, rank if batched else rank - 1)
             continue
         if node not in ranks and (reshaped := effects.reshaped_rank(node, module, ranks)) is not None:
             ranks[node] = reshaped

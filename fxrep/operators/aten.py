@@ -129,12 +129,12 @@ def view(op: Operator) -> Linear:
     earlier = x
     for _ in range(reshape.FARTHEST):
         inputs = earlier.all_input_nodes
-        if not inputs or (earlier.target in VIEWS and _shape(inputs[0]) == after):
+        if not inputs:
             break
+        if earlier.target in VIEWS and _shape(inputs[0]) == after:
+            return reshape.undo(op, x, inputs[0])
         earlier = inputs[0]
-    if earlier.target not in VIEWS:
-        raise Illegal(f"{op.program.describe(op.node)} is not linear")
-    return reshape.undo(op, x, earlier.all_input_nodes[0])
+    raise Illegal(f"{op.program.describe(op.node)} is not linear")
 
 
 def viewed(node: fx.Node, x: Tensor, like: Tensor | None) -> Tensor:

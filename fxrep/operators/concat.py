@@ -29,7 +29,7 @@ def cat(op: Operator) -> Linear:
 def _join(op: Operator, forms: tuple[Form, ...], dim: int) -> Form:
     terms: list[Term] = []
     for form in forms:
-        if len(form.terms) != 1 or form.joined or form.terms[0].through:
+        if len(form.terms) != 1 or form.terms[0].through:
             raise Illegal("what it joins is more than a convolution")
         terms += form.terms
     maps = [term.map for term in terms if isinstance(term.map, ConvMap)]

@@ -21,6 +21,7 @@ def conv_module(op: Operator) -> Linear:
     """``y = W * x + b``, the convolution as the module is configured."""
     conv = op.module
     (x,) = op.arguments("input")
+    _require_batch(op, conv.weight.dim() - 2)
     return _conv(
         op.value(x), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
     )
@@ -31,6 +32,7 @@ def transposed_module(op: Operator) -> Linear:
     """``y[s i + d k - p] += W[k] x[i]``, and a bias: the convolution as the module is configured."""
     conv = op.module
     (x,) = op.arguments("input")
+    _require_batch(op, conv.weight.dim() - 2)
     settings = conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
     return transposed(op.value(x), conv.weight, conv.bias, conv.weight.dtype, *settings)
 
@@ -41,8 +43,7 @@ def transposed_function(op: Operator, rank: int) -> Linear:
                           bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1)  # fmt: skip
     x, w, b, stride, padding, more, groups, dilation = values
     weight = op.constant(w, "weight")
-    if weight.dim() != rank + 2 or op.program.ranks.get(op.node, rank) != rank:
-        raise Illegal("its input has no batch axis")
+    _require_batch(op, rank)
     bias = None if b is None else op.constant(b, "bias")
     dtype = op.program.dtype(w) or weight.dtype
     stride, padding, more, dilation = (_spread(value, rank) for value in (stride, padding, more, dilation))
@@ -88,8 +89,7 @@ def functional(op: Operator, rank: int) -> Linear:
     weight = op.constant(w, "weight")
     if weight.dim() != rank + 2:
         raise Illegal(f"its weight has {weight.dim()} axes")
-    if op.program.ranks.get(op.node, rank) != rank:
-        raise Illegal("its input has no batch axis")
+    _require_batch(op, rank)
     bias = None if b is None else op.constant(b, "bias")
     numbers = (*_spread(stride, rank), *_spread(dilation, rank), groups)
     if not all(isinstance(n, int) for n in numbers) or not isinstance(padding, int | str | tuple | list):
@@ -123,6 +123,15 @@ def _conv(
         return compose(form, conv, shift)
 
     return Linear((x,), combine, composes=True, dtypes=(dtype or weight.dtype,), kind="conv")
+
+
+def _require_batch(op: Operator, rank: int) -> None:
+    """Raise ``Illegal`` if a convolution along ``rank`` axes is known to read an image without a batch.
+
+    Its channels are on another axis than the one that follows from the rank.
+    """
+    if op.program.ranks.get(op.node, rank) != rank:
+        raise Illegal("its input has no batch axis")
 
 
 def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
