@@ -1117,3 +1117,95 @@ def test_a_chain_that_untraced_code_goes_through() -> None:
     assert [type(m) for m in merged.chain] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
     with torch.no_grad():
         assert count_ops(merged.chain, torch.randn(1, 4, 5, 5).double()) == {"conv": 1}
+
+
+class Slotted:
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __getitem__(self, _: int) -> int:
+        return self.n
+
+    def __setitem__(self, _: int, value: int) -> None:
+        self.n = value
+
+
+class OwnCopy(dict[int, int]):
+    def copy(self) -> dict[int, int]:
+        return self
+
+
+class Times(nn.Module):
+    """A block times a number that ``factor`` computes from what ``held`` is."""
+
+    def __init__(self, held: Any, factor: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.held, self.factor, self.block = held, (factor,), ConvNorm(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x) * self.factor[0](self.held)
+
+
+def _next(held: Any) -> float:
+    held[0] += 1
+    return float(held[0])
+
+
+@pytest.mark.parametrize(
+    ("held", "factor"),
+    [
+        (lambda: [0] * 1, _next),
+        (Slotted, _next),
+        (lambda: OwnCopy({0: 0}), _next),
+        (lambda: torch.zeros(1).double(), _next),
+    ],
+    ids=["list", "slots", "own copy", "tensor"],
+)
+def test_what_the_next_call_finds_in_an_object_is_no_constant(
+    held: Callable[[], Any], factor: Callable[[Any], Any]
+) -> None:
+    assert_same(Times(held(), factor))
+
+
+STEPS = types.ModuleType("steps")
+
+
+class CountsElsewhere(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = ConvNorm(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        STEPS.n += 1
+        return self.block(x) * STEPS.n
+
+
+def test_a_global_of_another_file_is_no_constant() -> None:
+    STEPS.n = 0  # type: ignore[attr-defined]
+    model = randomize(CountsElsewhere()).double()
+    after, x = fxrep.reparameterize(model), torch.randn(1, 4, 6, 6).double()
+    assert STEPS.n == 0
+    one, two = run(after, x), run(after, x)
+    assert relative_error(one * 2, two) <= 1e-9
+
+
+class Refuses(dict[str, int]):
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("it is frozen")
+
+    __setitem__ = update = clear = pop = setdefault = _refuse  # type: ignore[assignment]
+    __getattr__ = dict.__getitem__
+
+
+def test_a_dictionary_that_cannot_be_copied_is_shared() -> None:
+    after = assert_copyless(Times(Refuses(n=2), lambda held: held["n"]))
+    assert count_ops(after, torch.randn(1, 4, 6, 6).double())["norm"] == 0
+
+
+def assert_copyless(model: nn.Module) -> nn.Module:
+    model, x = randomize(model).double(), torch.randn(1, 4, 6, 6).double()
+    after = fxrep.reparameterize(model)
+    assert relative_error(run(after, x), run(model, x)) <= 1e-9
+    return after

@@ -81,8 +81,8 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         return module
     try:
         return copy.deepcopy(value, memo)
-    except TypeError as error:  # a lock, an open file, a generator: there is only one of it
-        if "cannot pickle" not in str(error):
+    except Exception as error:  # a lock, an open file, a generator; a dictionary that takes no items: there is only one
+        if isinstance(value, nn.Module) and "cannot pickle" not in str(error):
             raise
         return value
 

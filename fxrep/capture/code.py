@@ -9,7 +9,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -167,7 +167,8 @@ def is_users(holder: type | ModuleType) -> bool:
 
 def users_function(value: object) -> FunctionType | None:
     """``value`` as a Python function that is not torch's own."""
-    value = getattr(value, "__func__", value)
+    if isinstance(value, MethodType | staticmethod | classmethod):
+        value = value.__func__
     if isinstance(value, FunctionType) and not (value.__module__ or "").startswith("torch."):
         return value
     return None

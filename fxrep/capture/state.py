@@ -6,10 +6,11 @@ A graph holds what was there while it was traced, and none of what the code does
 from __future__ import annotations
 
 import argparse
+import contextlib
 import operator
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType, SimpleNamespace
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -20,6 +21,7 @@ from .code import is_users, names_in, users_function
 MOST = 5000  # objects are looked into
 OPAQUE = (Tensor, nn.Module, fx.Proxy, fx.Node, FunctionType, ModuleType)
 SPACES = (SimpleNamespace, argparse.Namespace)
+CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, set, deque)
 
 
 class State:
@@ -30,25 +32,33 @@ class State:
         self.attributes = dict(vars(module))
         self.globals = [(space, name, space.get(name)) for space, name in names]
         self.held: dict[int, tuple[Any, Any]] = {}
+        self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
         self.add(self.attributes.values())
         self.add(value for *_, value in self.globals)
 
     def add(self, values: Iterable[Any]) -> None:
         """Look at more values."""
-        waiting = list(values)
+        waiting = deque(values)
         while waiting:
-            value = waiting.pop()
+            value = waiting.popleft()  # in what is large, something may be left out: rather what is deep inside
             kind = type(value)
-            if (kind in ATOMIC and kind is not type) or isinstance(value, OPAQUE) or id(value) in self.held:
+            if (kind in ATOMIC and kind is not type) or id(value) in self.held:
+                continue
+            if kind is Tensor and not value.is_inference() and id(value) not in self.tensors:
+                own = value.detach().clone() if value.numel() <= MOST else value
+                self.tensors[id(value)] = value, value._version, own
+            if issubclass(kind, OPAQUE):
                 continue
             if len(self.held) > MOST:
                 return
-            if isinstance(value, tuple | frozenset):
+            if issubclass(kind, tuple | frozenset):
                 waiting += value
             elif (content := _content(value)) is not None:
                 self.held[id(value)] = value, content
                 if content:
                     waiting += content.values() if isinstance(content, dict) else content
+                if issubclass(kind, CONTAINERS):
+                    waiting += getattr(value, "__dict__", {}).values()
 
     def changed(self, but: Collection[str] = ()) -> bool:
         """Whether anything is another now; ``but`` are attributes that may be."""
@@ -58,23 +68,18 @@ class State:
         return (
             any(now[key] is not value for key, value in self.attributes.items() if key not in but)
             or any(space.get(name) is not value for space, name, value in self.globals)
+            or any(tensor._version != version for tensor, version, _ in self.tensors.values())
             or not all(_same(_content(value), content) for value, content in self.held.values())
         )
 
     def restore(self) -> None:
         for value, content in self.held.values():
-            if isinstance(value, list):
-                value[:] = content
-            elif isinstance(value, type):
-                for name in _content(value).keys() - content.keys():
-                    delattr(value, name)
-                for name in content:
-                    if vars(value).get(name) is not content[name]:
-                        setattr(value, name, content[name])
-            else:
-                into = value if isinstance(value, dict | set | deque) else vars(value)
-                into.clear()
-                into.extend(content) if isinstance(into, deque) else into.update(content)
+            if not _same(_content(value), content):
+                with contextlib.suppress(AttributeError, TypeError):  # what refuses to be changed back is left
+                    _put_back(value, content)
+        for tensor, version, own in self.tensors.values():
+            if tensor._version != version and own is not tensor:
+                tensor.detach().copy_(own)
         for space, name, value in self.globals:
             space[name] = value
         vars(self.module).clear()
@@ -91,26 +96,63 @@ def named_globally(kind: type[nn.Module]) -> list[tuple[dict[str, Any], str]]:
         if function is None or function.__code__ in seen:
             continue
         seen.add(function.__code__)
-        space = function.__globals__
-        for name in names_in(function.__code__):
-            waiting.append(users_function(getattr(kind, name, None)))
-            if name in space:
+        names = names_in(function.__code__)
+        waiting += [users_function(getattr(kind, name, None)) for name in names]
+        spaces, files = [function.__globals__], set[int]()
+        while spaces:
+            space = spaces.pop()
+            if id(space) in files:
+                continue
+            files.add(id(space))
+            for name in names & space.keys():
                 value = space[name]
                 waiting.append(users_function(value))
-                if isinstance(value, type) or not (callable(value) or isinstance(value, OPAQUE)):
+                if isinstance(value, ModuleType) and is_users(value):
+                    spaces.append(vars(value))
+                elif isinstance(value, type) or not isinstance(value, (nn.Module, fx.Proxy, fx.Node, ModuleType)):
                     found[id(space), name] = space, name
     return list(found.values())
 
 
 def _content(value: Any) -> Any:
     """A copy of what a container or an object of the user's holds; None of anything else."""
-    if isinstance(value, dict | list | set | deque):
-        return value.copy() if value else ()
+    for kind in CONTAINERS:
+        if issubclass(type(value), kind):  # which may have a copy() of its own
+            return [*kind.__iter__(value)] if kind in (list, deque) else kind.copy(value)
     if isinstance(value, type):
         return {k: v for k, v in vars(value).items() if not k.startswith("__")} if is_users(value) else None
-    if hasattr(value, "__dict__") and (isinstance(value, SPACES) or is_users(type(value))):
-        return dict(vars(value))
+    if issubclass(type(value), SPACES) or is_users(type(value)):
+        own = getattr(value, "__dict__", None)
+        slots = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+        return {**own, **slots} if isinstance(own, dict) else slots or None
     return None
+
+
+def _put_back(value: Any, content: Any) -> None:
+    """Let a container or an object hold what it held."""
+    for kind in CONTAINERS:
+        if issubclass(type(value), kind):
+            kind.clear(value)
+            (kind.extend if kind in (list, deque) else kind.update)(value, content)
+            return
+    if isinstance(value, type):
+        for name in _content(value).keys() - content.keys():
+            delattr(value, name)
+        for name in content:
+            if vars(value).get(name) is not content[name]:
+                setattr(value, name, content[name])
+        return
+    slots = _slots(type(value))
+    for name in slots & content.keys():
+        object.__setattr__(value, name, content[name])
+    if hasattr(value, "__dict__"):
+        vars(value).clear()
+        vars(value).update({name: item for name, item in content.items() if name not in slots})
+
+
+def _slots(kind: type) -> set[str]:
+    """The names of the attributes that objects of a class have outside of their ``__dict__``."""
+    return {n for base in kind.__mro__ for n, slot in vars(base).items() if isinstance(slot, MemberDescriptorType)}
 
 
 def _same(now: Any, before: Any) -> bool:

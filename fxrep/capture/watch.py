@@ -7,6 +7,7 @@ import contextlib
 import functools
 import inspect
 import random
+import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from types import MethodType
@@ -163,6 +164,11 @@ def is_instance(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
+def _is_equal(one: Any, other: Any) -> bool:
+    """Whether two entries of a state, numbers or arrays of them, are the same."""
+    return bytes(one) == bytes(other) if hasattr(one, "tobytes") else bool(one == other)
+
+
 class no_random:
     """Refuse code that draws random numbers while it is traced."""
 
@@ -171,10 +177,15 @@ class no_random:
 
     def __enter__(self) -> None:
         self.state, self.python = torch.get_rng_state(), random.getstate()
+        self.numpy: Any = getattr(sys.modules.get("numpy"), "random", None)
+        self.drawn: Any = self.numpy.get_state() if self.numpy else None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if torch.equal(self.state, torch.get_rng_state()) and self.python == random.getstate():
+        same = not self.numpy or all(map(_is_equal, self.drawn, self.numpy.get_state()))
+        if same and torch.equal(self.state, torch.get_rng_state()) and self.python == random.getstate():
             return
+        if self.numpy:
+            self.numpy.set_state(self.drawn)
         torch.set_rng_state(self.state)
         random.setstate(self.python)
         if kind is None:
