@@ -235,6 +235,8 @@ def test_an_output_that_is_merged_away_keeps_its_name_in_an_exported_program() -
 @pytest.mark.parametrize("case", [name for name in MERGED if "hand" not in name])
 def test_is_merged_in_an_exported_program(case: str) -> None:
     model, x, left = MERGED[case]
+    if case.startswith("1x1, tokens") and torch.__version__ < "2.6":
+        pytest.skip("torch 2.5 exports flatten as a view, which is given the number of channels")
     model, x = randomize(model).double(), x.double()
     merged = fxrep.reparameterize(torch.export.export(model, (x,)))
     merged.validate()
