@@ -73,7 +73,12 @@ class Rewritten:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Code that makes another of its kind, as a slice of a ``Sequential`` does, gets one of its base."""
-        return cls._fxrep_base(*args, **kwargs)
+        try:
+            return cls._fxrep_base(*args, **kwargs)
+        except TypeError:
+            if args or kwargs:
+                raise
+            return super().__new__(cls)  # torch 2.5's dynamo makes one without its arguments
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(max(2, int(protocol)))
