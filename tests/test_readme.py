@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -12,3 +14,13 @@ def test_ci_runs_the_set_up_commands_literally() -> None:
     main_job, tests = (block.strip() for block in commands[:2])
     assert main_job in ci
     assert tests in ci
+
+
+def test_the_readme_says_what_the_long_runs_found() -> None:
+    """Whoever runs them again runs `python -m tests.record` too."""
+    pytest.importorskip("rich")
+    from tests import record
+
+    found = record.SECTION.search((ROOT / "README.md").read_text())
+    assert found is not None
+    assert found[0] == record.section()

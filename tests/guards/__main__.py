@@ -36,7 +36,8 @@ REACH = Path(__file__).parent / "reach.json"  # which tests can notice what; not
 PAGE = Path(__file__).parent / "TABLE.md"
 QUICK = (of.OWN, of.REGRESSIONS, of.HAZARDS, of.COMPOSED, of.ANY, of.BAD, of.MAPS, of.TUTORIALS, of.RESULT,
          of.EXPORT, of.CONCAT, of.RESHAPES, of.FILLS, of.CONSTANTS, "tests/test_transposed.py",
-         "tests/test_selection.py", "tests/test_validate.py", "tests/test_example_inputs.py")  # fmt: skip
+         "tests/test_selection.py", "tests/test_validate.py", "tests/test_example_inputs.py", "tests/test_apart.py",
+         "tests/test_sizes.py")  # fmt: skip
 KEPT = 400  # of the tests that can notice a guard, the quickest
 SLOW = ["tests/test_result.py::test_compile_inductor"]
 
@@ -64,7 +65,8 @@ def examine(guard: Guard, results: dict[str, Any], options: argparse.Namespace) 
     else:
         known = sorted((t for t in reached if t not in passing["alone"]), key=reached.__getitem__)
         named = [t for t in known if any(t.startswith(hint) for hint in guard.tests)][: 4 * options.most]
-        first = [*named, *(t for t in known[: options.most] if t not in named)]
+        exact = [hint for hint in guard.tests if "::" in hint and not any(t.startswith(hint) for t in named)]
+        first = [*named, *exact, *(t for t in known[: options.most] if t not in named)]
     row: dict[str, Any] = {"reached": None if reached is None else len(reached), "alone": None, "unproved": None}
     with tempfile.TemporaryDirectory(prefix="fxrep-guard-") as place:
         folder = Path(place)

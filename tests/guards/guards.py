@@ -815,6 +815,7 @@ guard(
     "a view is given the number of channels, which a linear layer behind it would change before it",
     "not any(step.counts for step in term.through) and _is_path",
     "_is_path",
+    tests=(f"{RESHAPES}::test_a_view_of_so_many_channels_in_an_exported_program",),
 )
 guard(
     "channels: asked for",
@@ -1893,12 +1894,19 @@ guard("state: globals", "a counter in a global", "any(space.get(name) is not val
 guard.of("capture/watch.py", ANY)
 guard("state: other modules", "code sets an attribute of a child", "if module is not call.module:", "if False:")
 guard.of("capture/changes.py", ANY)
-guard("changes: tensors", "a scale that another module writes to is no constant", "if not names:", "if names:")
+guard(
+    "changes: tensors",
+    "a scale that another module writes to is no constant",
+    "if not names:",
+    "if names:",
+    tests=(f"{ANY}::test_untraced_code_writes_to_a_tensor_that_traced_code_reads",),
+)
 guard(
     "changes: every tensor",
     "for p in m.parameters(): p.mul_(2) names none of them",
     "if writes and any(_walks(",
     "if False and any(_walks(",
+    tests=(f"{ANY}::test_untraced_code_writes_to_a_tensor_that_traced_code_reads[every one]",),
 )
 guard(
     "changes: dataclasses",
