@@ -665,19 +665,12 @@ def test_traced_code_counts_its_calls(case: str) -> None:
     assert all(relative_error(run(deploy, x), each) <= 1e-9 for each in expected)
 
 
-def _every(m: Any) -> None:
-    for tensor in m.buffers():
-        if tensor.is_floating_point():
-            tensor.mul_(1.5)
-
-
 WRITES: dict[str, Callable[[Any], Any]] = {
     "in place": lambda m: m.kept.add_(1),
     "an item": lambda m: m.kept.__setitem__(0, 3.0),
     "out": lambda m: torch.mul(m.kept, 2, out=m.kept),
     "replaced": lambda m: setattr(m, "kept", m.kept * 2),
     "through data": lambda m: m.kept.data.mul_(2),
-    "every one": _every,
     "in a list": lambda m: m.held[0].add_(1),
     "of a norm": lambda m: m.b.bn.running_mean.add_(1),
 }
@@ -693,6 +686,24 @@ def test_untraced_code_writes_to_a_tensor_that_traced_code_reads(case: str) -> N
     model = made(Join, lambda m, x: m.both(m.child(x)) * m.child.kept + m.child.b(x), child=child)
     model, x = randomize(model).double(), torch.randn(2, 4, 8, 8).double()
     child.held = [child.kept]
+    deploy = fxrep.reparameterize(model)
+    assert fxrep.report(deploy).merged
+    for _ in range(2):
+        assert relative_error(run(deploy, x), run(model, x)) <= 1e-9
+
+
+def test_untraced_code_writes_to_every_tensor() -> None:
+    """And names none of them."""
+
+    def inner(m: Any, x: Tensor) -> Any:
+        for tensor in m.parameters():
+            tensor.mul_(1.5)
+        return x if unseen(x) else -x
+
+    child = made(nn.Module, inner)
+    child.register_parameter("kept", nn.Parameter(torch.ones(4, 1, 1)))
+    model = made(Join, lambda m, x: m.both(m.child(x)) * m.child.kept, child=child)
+    model, x = randomize(model).double(), torch.randn(2, 4, 8, 8).double()
     deploy = fxrep.reparameterize(model)
     assert fxrep.report(deploy).merged
     for _ in range(2):

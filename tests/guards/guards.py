@@ -1425,14 +1425,14 @@ guard(
     "two calls of one module that take different branches are not alike",
     "return call.module, self.ordinal[node], does, given",
     "return call.module, self.ordinal[node], given",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "twins: what they are given",
     "a module that is handed one value twice does not do what it does with two",
     "return call.module, self.ordinal[node], does, given",
     "return call.module, self.ordinal[node], does",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "place: one region each",
@@ -1683,7 +1683,7 @@ guard(
     "a merged convolution does not take the name of something else",
     "n not in used and not hasattr(owner, n))",
     "n not in used)",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "plan: needed values",
@@ -1906,7 +1906,7 @@ guard(
     "for p in m.parameters(): p.mul_(2) names none of them",
     "if writes and any(_walks(",
     "if False and any(_walks(",
-    tests=(f"{ANY}::test_untraced_code_writes_to_a_tensor_that_traced_code_reads[every one]",),
+    tests=(f"{ANY}::test_untraced_code_writes_to_every_tensor",),
 )
 guard(
     "changes: dataclasses",
@@ -2003,7 +2003,12 @@ guard(
     '"LOAD_METHOD"):\n                return None',
     '"LOAD_METHOD"):\n                continue',
 )
-guard("apart: objects", "such a method gets at no module", "elif not reach.take(name, _value(module, name)):")
+guard(
+    "apart: objects",
+    "such a method gets at no module",
+    "elif not reach.take(name, _value(module, name)):",
+    tests=("tests/test_apart.py::test_norms_around_a_cached_bias_are_merged",),
+)
 guard(
     "apart: a state of its own",
     "a default or what is around a function is kept between calls",
@@ -2026,7 +2031,12 @@ guard(
     "return value is not None and type(value) in DATA",
     "return type(value) in DATA",
 )
-guard("apart: globals", "a method that reads a table of its file's", "elif not _is_stateless(value):")
+guard(
+    "apart: globals",
+    "a method that reads a table of its file's",
+    "elif not _is_stateless(value):",
+    needless="a table that changes while it is traced is seen by then, and one that does not is read at each call",
+)
 guard(
     "apart: what it gives later",
     "a merged forward was made for a method that gives a tensor",
@@ -2067,7 +2077,7 @@ guard(
     "a subclass with a _conv_forward of its own does not do what its base does",
     '"forward", "_conv_forward", "__call__"',
     '"forward", "__call__"',
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard("subclasses: changed later", "a class may get another forward between two merges", "_BUILTIN.clear()", "pass")
 
@@ -2233,19 +2243,19 @@ guard(
     "forward: half of a child",
     "a child of which another part is used is still called",
     "if any(edits.gone[n] is self.call for n in vanishing):",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "forward: children of others",
     "a module that is not inside this one cannot be called by name",
     "if child.module not in self.modules:",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "forward: modules of others",
     "a leaf that is not inside this one cannot be called by name",
     "if module not in self.modules:",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "forward: objects",
@@ -2258,20 +2268,20 @@ guard(
     "a value that is not handed to a module is not there",
     "raise Illegal(f\"a value that '{self.call.path or 'the model'}' needs is not handed to it\")",
     "return None",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "pass-throughs: what they return",
     "a forward that returns something else is no pass-through",
     "return inputs == [node]",
     "return bool(inputs)",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
     "pass-throughs: children",
     "a forward that calls a child is no pass-through",
     "if not isinstance(module.get_submodule(str(node.target)), nn.Identity):",
-    tests=(f"{OWN}::test_forwards",),
+    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 
 guard.of("capture/forward.py", OWN, REGRESSIONS, ANY)
