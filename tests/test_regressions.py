@@ -559,3 +559,21 @@ def test_a_scale_that_is_handed_to_a_module_which_is_called_twice() -> None:
             return self.b(h * 3.0).sin() + self.b(h.cos() * 2.0).sin() + self.b.conv(h)
 
     assert_merged(randomize(Model()), image(), convs=4, adds=2)
+
+
+class WritesToWhatItGets(nn.Module):
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        return y.sub_(x, alpha=0.5)
+
+
+def test_a_child_writes_to_a_value_that_its_caller_goes_on_with() -> None:
+    """The sum was done in the child, and the caller returned what the child had not written to."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        y = m.b(x) + m.c(x)
+        m.child(y, x)
+        return y  # type: ignore[no-any-return]
+
+    model = Program(body)
+    model.child = WritesToWhatItGets()
+    assert_right(model)

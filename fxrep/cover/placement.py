@@ -278,6 +278,8 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
     if not _fits(placement, twins, usage):
         return "it is shared: a module in it is also called in another way"
     piece = placement.piece
+    if not placement.in_place and _is_the_callers(placement):
+        return "it writes in place to a value of its caller's, who may go on with that"
     if not placement.in_place and piece.call_of[placement.site].module in usage.walked:
         return "other code goes through the modules where the merged one would be"
     if not usage.unseen:
@@ -292,6 +294,15 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
             return "code that cannot be traced goes through the modules where the merged one would be"
         placement.holder = inner  # the last norm of a Sequential
     return None
+
+
+def _is_the_callers(placement: Placement) -> bool:
+    """Whether what the site computes anew replaces a value that was handed to its module and written to there."""
+    program, call_of = placement.region.program, placement.piece.call_of
+    here = call_of[placement.site]
+    written = (t for n in placement.region.nodes for t in program.targets.get(n, ()))
+    owners = (call_of[min(program.aliases(t), key=program.position.__getitem__)] for t in written)
+    return any(owner is not here and here.inside(owner) for owner in owners)
 
 
 def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
