@@ -99,7 +99,7 @@ def map_of(linear: Linear) -> Map | None:
     if len(linear.operands) != 1:
         return None
     try:
-        form = linear.combine(atom(linear.operands[0]))
+        form = linear.of(atom(linear.operands[0]))
     except Illegal:
         return None
     return form.terms[0].map if isinstance(form, Form) and len(form.terms) == 1 else None

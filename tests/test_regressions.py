@@ -577,3 +577,47 @@ def test_a_child_writes_to_a_value_that_its_caller_goes_on_with() -> None:
     model = Program(body)
     model.child = WritesToWhatItGets()
     assert_right(model)
+
+
+class Slicing(nn.Module):
+    """A layer, and a slice of what a function makes of its value."""
+
+    def __init__(self, layer: nn.Module, cut: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.cut = layer, cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cut(self.layer(x)) * 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "cut", "shape"),
+    [
+        (nn.Linear(4, 4), lambda y: y[:, :, ::2], (2, 5, 4)),
+        (nn.Linear(4, 4), lambda y: y[:, :, :], (2, 5, 4)),
+        (nn.BatchNorm2d(4), lambda y: y.permute(3, 0, 1, 2)[:, :, :, ::2], (2, 4, 5, 6)),
+        (nn.Conv2d(4, 4, 1), lambda y: y.permute(0, 2, 1, 3)[:, :, ::2], (2, 4, 5, 6)),
+        (nn.Conv2d(4, 4, 1), lambda y: y.permute(0, 2, 1, 3)[:, ::2, :, 1:], (2, 4, 5, 6)),
+    ],
+)
+def test_a_slice_of_a_value_with_several_axes_before_the_channels(
+    layer: nn.Module, cut: Callable[[Tensor], Tensor], shape: tuple[int, ...]
+) -> None:
+    """A slice counts its axes from the front, and there is more than the batch before the channels."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = randomize(Slicing(layer, cut)).double()
+    for policy in ("default", "kernels"):
+        merged = fxrep.reparameterize(model, policy=policy)  # type: ignore[call-overload]
+        assert relative_error(run(merged, x), run(model, x)) < 1e-12
+
+
+def test_a_rule_that_trips_over_a_call_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stopped the pass where the rule did so only when it met what comes before."""
+
+    def trip(*_: object) -> None:
+        raise ZeroDivisionError("the rule")
+
+    monkeypatch.setattr("fxrep.operators.window.compose", trip)
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3)).eval()
+    kept = [item.reason for item in fxrep.report(fxrep.reparameterize(model)).kept if item.kind == "pad"]
+    assert kept == ["it is called in a way that fxrep does not know: the rule"]

@@ -153,8 +153,6 @@ class Analysis:
                 self.linear[node] = read(Operator(node, self.program, self.policy))
             except Illegal as illegal:
                 self.reasons[node] = str(illegal)
-            except Exception as error:  # a rule that trips over an unusual call must not stop the pass
-                self.reasons[node] = f"it is called in a way that fxrep does not know: {error}"
         if self.selection.norms == "keep":
             for node in [n for n, linear in self.linear.items() if linear.kind == "norm" and not self._is_summed(n)]:
                 del self.linear[node]
@@ -210,7 +208,7 @@ class Analysis:
             choices, refused = [[]], [str(reason)]
         for operands in itertools.islice(itertools.product(*choices), COMBINATIONS):
             try:
-                form = linear.combine(*operands)
+                form = linear.of(*operands)
             except Illegal as reason:
                 refused.append(str(reason))
                 continue
@@ -233,7 +231,7 @@ class Analysis:
         """The form of a node over its operand, of which no form fits: one that reads the node may still take it in."""
         if len(linear.operands) == 1 and node not in self.barriers:
             with contextlib.suppress(Illegal):
-                form = linear.combine(atom(linear.operands[0]))
+                form = linear.of(atom(linear.operands[0]))
                 return form.named(node) if isinstance(form, Form) else form
         return atom(node)
 
@@ -384,7 +382,7 @@ class Analysis:
                 form = self.form(operand)
                 name = form.source if form is not None and form.source in sources else None
                 operands.append(known[operand] if operand in known else atom(name or operand))
-            value = self.linear[node].combine(*operands)
+            value = self.linear[node].of(*operands)
             known[node] = value.named(node) if isinstance(value, Form) else value
         forms = {node: value for node, value in known.items() if isinstance(value, Form)}
         return self._separate(forms[nodes[-1]], forms.get)

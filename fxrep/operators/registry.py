@@ -46,6 +46,8 @@ class Bordered:
 Value = Form | Stacked | Bordered
 """What can be told of a node's value."""
 
+UNUSUAL = "it is called in a way that fxrep does not know"
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -69,6 +71,19 @@ class Linear:
     def convolves(self) -> bool:
         """Whether it has a kernel of its own, which a merge may change."""
         return self.kind in ("conv", "linear")
+
+    def of(self, *operands: Value) -> Value:
+        """What ``combine`` makes of the operands; a rule that trips over an unusual call must not stop the pass.
+
+        Raises:
+            Illegal: the forms do not fit.
+        """
+        try:
+            return self.combine(*operands)
+        except Illegal:
+            raise
+        except Exception as error:
+            raise Illegal(f"{UNUSUAL}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -176,7 +191,12 @@ def read(op: Operator) -> Linear:
         rule = METHODS.get(str(node.target))
     if rule is None:
         raise Illegal(f"{op.program.describe(node)} is not linear")
-    return rule(op)
+    try:
+        return rule(op)
+    except Illegal:
+        raise
+    except Exception as error:
+        raise Illegal(f"{UNUSUAL}: {error}") from error
 
 
 def _function(target: Any) -> Rule | None:

@@ -78,7 +78,8 @@ def crop(op: Operator, x: fx.Node, index: Any) -> Linear:
 
     def combine(form: Form) -> Form:
         rank = op.rank(form, x)
-        axes = op.axes(x) if Ellipsis in given else rank + 2
+        several = any(term.through for term in form.terms) or len(given) > rank + 2  # axes before the channels'
+        axes = op.axes(x) if Ellipsis in given or several else rank + 2
         at = given.index(Ellipsis) if Ellipsis in given else len(given)
         parts = [*given[:at], *[slice(None)] * (axes + (Ellipsis in given) - len(given)), *given[at + 1 :]]
         cuts = [_cut(part) for part in parts]
