@@ -44,17 +44,19 @@ class Edits:
 class Scope:
     """A module's own graph, the values that arguments were traced with, and tensors that the graph brings along.
 
-    ``replaced`` are the calls whose code the graph stands for: that of the module, and of children it does not call.
+    ``modules`` are those inside it, with their paths; ``replaced``, the calls whose code the graph stands for: that of
+    the module, and of children it does not call.
     """
 
     graph: fx.Graph
     guards: dict[str, Any]
     constants: dict[str, Tensor]
+    modules: dict[nn.Module, str]
     replaced: list[Call] = field(default_factory=list)
 
     def reads(self) -> dict[tuple[str, str], Any]:
         """The plain values that the replaced code read, by the path of a module inside this one and a name."""
-        paths = first_paths(self.replaced[0].module)
+        paths = self.modules
         reads = (read for call in self.replaced for read in call.reads.items())
         return {(paths[module], name): value for (module, name), value in reads if module in paths}
 
@@ -89,8 +91,8 @@ class _Builder:
         self.graph = fx.Graph()
         self.values: dict[fx.Node, fx.Node] = {}
         self.called: set[Call] = set()
-        self.scope = Scope(self.graph, {}, {})
         self.modules = first_paths(call.module)
+        self.scope = Scope(self.graph, {}, {}, self.modules)
         self.tensors = {id(tensor): name for name, tensor in named_tensors(call.module)}
 
     def build(self) -> Scope:
@@ -179,9 +181,8 @@ class _Builder:
             return
         else:
             args, kwargs = self._map(node.args), self._map(dict(node.kwargs))
-            self.values[node] = self.graph.create_node(
-                node.op, self._target(node), args, kwargs, name=node.name, type_expr=node.type
-            )
+            # a name of its own: blocks that are alike get the same code, whatever the whole calls their values
+            self.values[node] = self.graph.create_node(node.op, self._target(node), args, kwargs, type_expr=node.type)
             self.values[node].meta = {k: v for k, v in node.meta.items() if k in ("stack_trace", "tensor_meta", "val")}
             if node in edits.versions:
                 self.values[node] = self._value(edits.versions[node])

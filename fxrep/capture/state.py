@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from .clone import ATOMIC
+from .clone import ATOMIC, STANDARD
 from .code import is_users, names_in, users_function
 
 MOST = 5000  # objects are looked into
@@ -33,7 +33,8 @@ class State:
         self.globals = [(space, name, space.get(name)) for space, name in names]
         self.held: dict[int, tuple[Any, Any]] = {}
         self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
-        self.add(self.attributes.values())
+        self.empty = [v for key, v in self.attributes.items() if key in STANDARD and not v]  # nearly all of a module's
+        self.add(v for key, v in self.attributes.items() if key not in STANDARD or v)
         self.add(value for *_, value in self.globals)
 
     def add(self, values: Iterable[Any]) -> None:
@@ -47,7 +48,7 @@ class State:
             if kind is Tensor and not value.is_inference() and id(value) not in self.tensors:
                 own = value.detach().clone() if value.numel() <= MOST else value
                 self.tensors[id(value)] = value, value._version, own
-            if issubclass(kind, OPAQUE):
+            if kind is nn.Parameter or issubclass(kind, OPAQUE):
                 continue
             if len(self.held) > MOST:
                 return
@@ -62,11 +63,13 @@ class State:
 
     def changed(self, but: Collection[str] = ()) -> bool:
         """Whether anything is another now; ``but`` are attributes that may be."""
-        now = vars(self.module)
-        if now.keys() - but != self.attributes.keys() - but:
-            return True
+        now, before = vars(self.module), self.attributes
+        if but:
+            now, before = ({k: v for k, v in each.items() if k not in but} for each in (now, before))
         return (
-            any(now[key] is not value for key, value in self.attributes.items() if key not in but)
+            now.keys() != before.keys()
+            or any(now[key] is not value for key, value in before.items())
+            or any(self.empty)
             or any(space.get(name) is not value for space, name, value in self.globals)
             or any(tensor._version != version for tensor, version, _ in self.tensors.values())
             or not all(_same(_content(value), content) for value, content in self.held.values())
@@ -77,6 +80,8 @@ class State:
             if not _same(_content(value), content):
                 with contextlib.suppress(AttributeError, TypeError):  # what refuses to be changed back is left
                     _put_back(value, content)
+        for value in filter(None, self.empty):
+            value.clear()
         for tensor, version, own in self.tensors.values():
             if tensor._version != version and own is not tensor:
                 tensor.detach().copy_(own)

@@ -156,6 +156,10 @@ for _name in INPLACE:
 class InplaceAttribute(InplaceMixin, Attribute):
     """``x.attr``, with in-place operators."""
 
+    def __repr__(self) -> str:
+        """In the message of an assertion, which alone is no reason to record it."""
+        return f"{self.root}.{self.attr}"
+
 
 class InplaceProxy(InplaceMixin, fx.Proxy):
     """A value of the traced program, with in-place operators."""
@@ -243,6 +247,7 @@ class Tracer(fx.Tracer):
         except Exception:
             state.restore()  # a symbol may have been left behind
             raise
+        self._forget_unread(graph)
         output = next(node for node in reversed(graph.nodes) if node.op == "output")
         self.calls[0].last = output
         piece = Piece(path, root, graph, self.calls, self.call_of, self.opaque, asked=self.asked)
@@ -308,7 +313,7 @@ class Tracer(fx.Tracer):
         state = call.state = State(m, self._named_globally(m))
         try:
             with no_random(path) if self.watch_random else contextlib.nullcontext():
-                result = forward(*args, **kwargs)
+                result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
             call.output, call.last = self._nodes(result), self._last_node()
             if state.changed():
                 raise TypeError("its forward changes attributes of the module")
@@ -469,6 +474,18 @@ class Tracer(fx.Tracer):
         if type(value) is dict:
             return {key: self._nodes(v) for key, v in value.items()}
         return value
+
+    def _forget_unread(self, graph: fx.Graph) -> None:
+        """Drop the parameters and buffers that were only looked at: ``self.bias is not None``."""
+        unread = {node for node in graph.find_nodes(op="get_attr") if not node.users}
+        for call in self.calls:
+            while call.after in unread:
+                call.after = call.after._prev
+            while call.last in unread:
+                call.last = call.last._prev
+        for node in unread:
+            del self.call_of[node]
+            graph.erase_node(node)
 
     def _last_node(self) -> fx.Node:
         return self.graph._root._prev

@@ -36,10 +36,12 @@ def _walk(
         if child is not None and child not in seen:
             below = f"{path}.{name}" if path else name
             found.append((below, child))
-            seen.add(child)
-            _walk(below, child, seen, found, once=once)
-            if not once:
-                seen.remove(child)
+            if once or child._modules:
+                seen.add(child)
+            if child._modules:
+                _walk(below, child, seen, found, once=once)
+                if not once:
+                    seen.remove(child)
 
 
 def first_paths(root: nn.Module) -> dict[nn.Module, str]:
@@ -58,7 +60,7 @@ def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def tensors(root: nn.Module) -> Iterator[Tensor]:
     """Every registered parameter and buffer."""
-    for _, module in walk(root):
+    for module in _modules(root):
         for own in (module._parameters, module._buffers):
             for tensor in own.values():
                 if tensor is not None:
@@ -67,8 +69,13 @@ def tensors(root: nn.Module) -> Iterator[Tensor]:
 
 def parameters_of(root: nn.Module) -> list[nn.Parameter]:
     """A model's parameters, each once."""
-    found = {id(p): p for _, module in walk(root) for p in module._parameters.values() if p is not None}
+    found = {id(p): p for module in _modules(root) for p in module._parameters.values() if p is not None}
     return list(found.values())
+
+
+def _modules(root: nn.Module) -> list[nn.Module]:
+    """A module and those in it: most have none."""
+    return [module for _, module in walk(root)] if root._modules else [root]
 
 
 def count_parameters(root: nn.Module) -> int:

@@ -27,6 +27,7 @@ CONTAINERS = (dict, list, set)
 PLAIN = {bool, int, float, str, type(None)}
 PLAIN_OR_TUPLE = {*PLAIN, tuple}
 INHERITED = STANDARD.union(dir(nn.Module))  # the attributes that every module has
+UNNOTED = {"__dict__", "__class__", *STANDARD} - {"_modules"}  # what is read most, by torch itself
 NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
@@ -72,6 +73,8 @@ class reads_are_noted:
 
         def noted(module: nn.Module, name: str) -> Any:
             value = read(module, name)
+            if name in UNNOTED:
+                return value
             kind = type(value)
             if kind in NOTED:
                 call = tracer.current

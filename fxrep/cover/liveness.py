@@ -54,7 +54,8 @@ class Liveness:
 
     def _is_used(self, module: nn.Module) -> bool:
         """Whether something in a module still runs, or a weight in it is read."""
-        return any(m in self.live for _, m in walk(module)) or any(id(t) in self.read_tensors for t in tensors(module))
+        inside = walk(module) if module._modules else [("", module)]
+        return any(m in self.live for _, m in inside) or any(id(t) in self.read_tensors for t in tensors(module))
 
     def removals(self, rewritten: dict[str, nn.Module], pinned: Callable[[str], bool]) -> list[str]:
         """Paths of modules and tensors to take out, outermost first.
