@@ -7,7 +7,7 @@ hand-written `reparameterize_model`, `copy.deepcopy` and `torch.fx.symbolic_trac
 and so make a copy of their own. Memory is the growth of the process's resident set at its peak, over the bytes of the
 model, each in a fresh process. Growth is measured on chains of RepVGG blocks with few channels, where a pass that was
 slow is left out of the longer ones. Rows go to a JSON file as they are measured, and a second run measures only what is
-missing.
+missing. `--large` adds a network of a billion parameters (8 GB of memory, a minute).
 """
 
 import argparse
@@ -43,6 +43,7 @@ MODELS = ["repvgg_a0", "repvgg_b3", "mobileone_s0", "mobileone_s4"]
 BLOCKS = [20, 200, 2000]
 PASSES = ["fxrep", "timm", "deepcopy", "symbolic_trace"]
 COPIES = ["fxrep", "timm", "deepcopy"]  # those that make a model of their own
+LARGE = 106  # 3x3 convolutions from 1024 to 1024 channels, each with a norm: a billion parameters
 SLOW = 5.0  # seconds on one chain, over which a pass is left out of the longer ones
 COLOURS = dict(zip(PASSES, ["C0", "C1", "C7", "C2"], strict=True))
 
@@ -51,6 +52,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pass_time", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", nargs="+", default=MODELS, metavar="NAME", help="timm models")
     parser.add_argument("--blocks", nargs="+", type=positive, default=BLOCKS, metavar="N", help="lengths of the chains")
+    parser.add_argument("--large", action="store_true", help="also a network of a billion parameters")
     parser.add_argument("--threads", type=positive, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds per model (default 30)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -78,6 +80,13 @@ def chain(blocks: int, channels: int = 8) -> nn.Module:
 
     torch.manual_seed(0)
     return randomise_norms(nn.Sequential(*(RepVggBlock(channels, channels) for _ in range(blocks))).eval())
+
+
+def wide(layers: int, channels: int = 1024) -> nn.Module:
+    """Convolutions with many channels one after the other, with random norm statistics."""
+    one = (nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+    layers_of = (nn.Sequential(*copy.deepcopy(one)) for _ in range(layers))
+    return randomise_norms(nn.Sequential(*layers_of).eval())
 
 
 def times(model: nn.Module, budget: float, skip: Collection[str] = ()) -> dict[str, list[float]]:
@@ -121,7 +130,8 @@ def time_table(rows: list[dict[str, Any]]) -> Any:
     for name in PASSES:
         view.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        title = row["case"].get("model") or f"{row['case']['blocks']} blocks"
+        size = f"{row['parameters'] / 1e9:.1f} billion parameters" if "wide" in row["case"] else ""
+        title = size or row["case"].get("model") or f"{row['case']['blocks']} blocks"
         view.add_row(title, *(time_cell(row["seconds"], name) for name in PASSES))
     return view
 
@@ -176,6 +186,18 @@ def plot(models: list[dict[str, Any]], chains: list[dict[str, Any]], path: Path)
     pyplot.close(figure)
 
 
+def _large(results: Results, here: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The row of the network of a billion parameters; timm has nothing to merge in it."""
+    case = {"wide": LARGE}
+    row = results.find(case, here)
+    if row is None:
+        model = wide(LARGE)
+        count = sum(p.numel() for p in model.parameters())
+        seconds = times(model, 2 * options.budget, {"timm", "symbolic_trace"})
+        row = results.add(case, here, seconds=seconds, parameters=count)
+    return [row]
+
+
 def main() -> None:
     options = arguments()
     require("timm", "rich", "matplotlib")
@@ -218,9 +240,10 @@ def main() -> None:
                 row = results.add(case, here, seconds=times(chain(blocks), options.budget, skip))
             chains.append(row)
             progress.advance(task)
+        large = _large(results, here, options) if options.large else []
     picture = results.path.with_suffix(".png")
     plot(models, chains, picture)
-    console.print(time_table(models + chains))
+    console.print(time_table(models + chains + large))
     console.print(memory_table(models))
     console.print(f"raw numbers: {results.path}   plot: {picture}")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.models import TUTORIAL
 
-REPVGG = ("repvgg_a0", "repvgg_b1", "repvgg_b3", "repvgg_d2se")
+REPVGG = ("repvgg_a0", "repvgg_b0", "repvgg_b1", "repvgg_b3", "repvgg_d2se")
 MOBILEONE = ("mobileone_s0", "mobileone_s1", "mobileone_s4")
-HYBRID = ("fastvit_t8", "fastvit_sa12", "repvit_m0_9", "repghostnet_100", "ghostnetv3_100")
+HYBRID = ("fastvit_t8", "fastvit_sa12", "repvit_m0_9", "repghostnet_100", "ghostnetv3_100", "lcnetv2_base")
 CONTROLS = ("torchvision:resnet50", "convnext_tiny")
 EVERY_MODEL = (*REPVGG, *MOBILEONE, *HYBRID, TUTORIAL, *CONTROLS)
 SMALL = (

@@ -24,3 +24,13 @@ def test_the_readme_says_what_the_long_runs_found() -> None:
     found = record.SECTION.search((ROOT / "README.md").read_text())
     assert found is not None
     assert found[0] == record.section()
+
+
+def test_the_readme_says_what_the_benchmarks_measured() -> None:
+    """Whoever measures again runs `python -m benchmarks.readme` too."""
+    pytest.importorskip("timm")
+    from benchmarks import readme
+
+    found = readme.SECTION.search((ROOT / "README.md").read_text())
+    assert found is not None
+    assert found[0] == readme.section()
