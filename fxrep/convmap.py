@@ -547,8 +547,8 @@ def correlate(
 ) -> Tensor:
     """Unpadded grouped cross-correlation as one sliding window and one contraction, for any spatial rank.
 
-    PyTorch runs a float64 convolution one group at a time; this takes all groups at once. The few positions are the rows
-    of the product, not its columns: a matrix product with few columns takes two to three times as long.
+    PyTorch runs a float64 convolution one group at a time; this takes all groups at once. The few positions are the
+    rows of the product, not its columns: a matrix product with few columns takes two to three times as long.
     """
     for axis, (s, d, k) in enumerate(zip(stride, dilation, counts, strict=True)):
         window = x.unfold(2 + axis, d * (k - 1) + 1, s)

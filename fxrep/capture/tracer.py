@@ -478,11 +478,14 @@ class Tracer(fx.Tracer):
     def _forget_unread(self, graph: fx.Graph) -> None:
         """Drop the parameters and buffers that were only looked at: ``self.bias is not None``."""
         unread = {node for node in graph.find_nodes(op="get_attr") if not node.users}
+
+        def before(node: fx.Node | None) -> fx.Node | None:
+            while node is not None and node in unread:
+                node = node._prev
+            return node
+
         for call in self.calls:
-            while call.after in unread:
-                call.after = call.after._prev
-            while call.last in unread:
-                call.last = call.last._prev
+            call.after, call.last = before(call.after), before(call.last)
         for node in unread:
             del self.call_of[node]
             graph.erase_node(node)

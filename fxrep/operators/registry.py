@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,7 +46,17 @@ class Bordered:
 Value = Form | Stacked | Bordered
 """What can be told of a node's value."""
 
-UNUSUAL = "it is called in a way that fxrep does not know"
+T = TypeVar("T")
+
+
+def _ask(rule: Callable[..., T], *arguments: Any) -> T:
+    """What a rule answers; one that trips over an unusual call must not stop the pass."""
+    try:
+        return rule(*arguments)
+    except Illegal:
+        raise
+    except Exception as error:
+        raise Illegal(f"it is called in a way that fxrep does not know: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -73,17 +83,12 @@ class Linear:
         return self.kind in ("conv", "linear")
 
     def of(self, *operands: Value) -> Value:
-        """What ``combine`` makes of the operands; a rule that trips over an unusual call must not stop the pass.
+        """What ``combine`` makes of the operands.
 
         Raises:
             Illegal: the forms do not fit.
         """
-        try:
-            return self.combine(*operands)
-        except Illegal:
-            raise
-        except Exception as error:
-            raise Illegal(f"{UNUSUAL}: {error}") from error
+        return _ask(self.combine, *operands)
 
 
 @dataclass(frozen=True)
@@ -191,12 +196,7 @@ def read(op: Operator) -> Linear:
         rule = METHODS.get(str(node.target))
     if rule is None:
         raise Illegal(f"{op.program.describe(node)} is not linear")
-    try:
-        return rule(op)
-    except Illegal:
-        raise
-    except Exception as error:
-        raise Illegal(f"{UNUSUAL}: {error}") from error
+    return _ask(rule, op)
 
 
 def _function(target: Any) -> Rule | None:

@@ -241,8 +241,8 @@ def worst(found: list[Tensor], expected: list[Tensor]) -> float:
 def _timed(function: Callable[[], T]) -> tuple[T, float]:
     """The result, and the seconds of processor time: other processes do not count.
 
-    What was freed before is given back first: a copy into memory that is at hand takes a third of one into fresh memory,
-    and which of the two a deepcopy or the pass would meet is chance.
+    What was freed before is given back first: a copy into memory that is at hand takes a third of one into fresh
+    memory, and which of the two a deepcopy or the pass would meet is chance.
     """
     gc.collect()
     _give_back()
