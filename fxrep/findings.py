@@ -17,8 +17,7 @@ from .analysis.sizes import Sizes, shape_of, sizes_of
 from .capture.exported import ExportedPiece, fake_value
 from .capture.kinds import builtin_type, is_number
 from .capture.observe import Observation
-from .capture.tracer import join
-from .capture.walk import first_paths, tensors
+from .capture.walk import first_paths, join, tensors
 from .convmap import ConvMap
 from .cover.regions import Analysis
 from .drawing import draw_after, draw_before

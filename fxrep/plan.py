@@ -19,9 +19,10 @@ from .analysis.selection import Selection
 from .capture.changes import written_storages
 from .capture.code import has_own_code, reachable_names
 from .capture.observe import Observation
+from .capture.piece import Call, Piece
 from .capture.scopes import Edits, Scope, build
-from .capture.tracer import Call, Piece, capture, join
-from .capture.walk import first_paths
+from .capture.tracer import capture
+from .capture.walk import first_paths, join
 from .convmap import ConvMap, Illegal
 from .cover.flat import flat_names, place_flat
 from .cover.liveness import Liveness, dead_tensors

@@ -9,8 +9,7 @@ from torch import fx, nn
 
 from .capture.forward import Forward, install
 from .capture.scopes import Scope
-from .capture.tracer import join
-from .capture.walk import tensors, walk
+from .capture.walk import join, tensors, walk
 from .plan import Merge, Plan
 
 Places = dict[nn.Module, list[tuple[nn.Module, str]]]

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from ..capture.apart import call_as_is
 from ..capture.kinds import builtin_type, is_number, reads_metadata
-from ..capture.tracer import INPLACE, iterate
+from ..capture.piece import iterate
+from ..capture.symbols import INPLACE
 
 INPLACE_OPERATORS = {name.strip("_") for name in INPLACE}  # the functions of Python's ``operator``
 ASSERTS = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..capture.kinds import builtin_type
-from ..capture.tracer import iterate
+from ..capture.piece import iterate
 from . import effects
 from .program import Program
 

@@ -20,8 +20,8 @@ from ..capture.apart import call_as_is
 from ..capture.clone import with_tensors
 from ..capture.kinds import builtin_type, is_builtin
 from ..capture.observe import Observation
-from ..capture.tracer import Piece, find_tensor, iterate
-from ..capture.walk import named_tensors, tensors, walk_paths
+from ..capture.piece import Piece, iterate
+from ..capture.walk import find_tensor, named_tensors, tensors, walk_paths
 from . import effects
 from .fills import fill_of, find_fills, in_place
 

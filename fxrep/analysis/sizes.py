@@ -14,7 +14,8 @@ from torch import Tensor, fx
 
 from ..capture.exported import fake_value
 from ..capture.observe import Observation, Seen, on_meta
-from ..capture.tracer import Piece, join
+from ..capture.piece import Piece
+from ..capture.walk import join
 from . import effects
 
 

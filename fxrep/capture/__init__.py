@@ -3,7 +3,8 @@
 from .checks import check_model
 from .clone import owning_copy, structural_copy
 from .observe import Observation
-from .tracer import Call, Piece, Tracer, capture, capture_whole
+from .piece import Call, Piece
+from .tracer import Tracer, capture, capture_whole
 
 __all__ = [
     "Call", "Observation", "Piece", "Tracer", "capture", "capture_whole", "check_model", "owning_copy",

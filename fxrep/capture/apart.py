@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,11 +21,9 @@ from torch import Tensor, fx, nn
 from .changes import CHANGING, containers_in, may_change_any, steps_in, steps_of
 from .code import DATA, globals_in, names_of, reachable_from, reachable_functions, users_function
 from .kinds import is_number
+from .piece import Piece
 from .walk import tensors
 from .watch import INHERITED, is_instance
-
-if TYPE_CHECKING:
-    from .tracer import Piece
 
 Apart = dict[nn.Module, dict[str, "Reach"]]
 """Of a module: its methods that are called as they are, by name, and what they get at."""

@@ -24,8 +24,8 @@ from torch.export.graph_signature import ExportGraphSignature, InputKind, InputS
 from .clone import copied_state
 from .kinds import is_builtin, why_opaque
 from .observe import Observation
-from .tracer import Call, Piece, find_tensor
-from .walk import tensors
+from .piece import Call, Piece
+from .walk import find_tensor, tensors
 
 GUARDS = "torch.export._unlift"  # the file of the module that checks a program's inputs
 LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)

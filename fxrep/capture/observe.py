@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .tracer import Piece, join
-from .walk import first_paths, walk, walk_paths
+from .piece import Piece
+from .walk import first_paths, join, walk, walk_paths
 
 
 @dataclass(frozen=True)

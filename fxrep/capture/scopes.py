@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..convmap import Illegal
-from .tracer import Call, Piece, forward_parameters, iterate, join
-from .walk import first_paths, named_tensors
+from .piece import Call, Piece, iterate
+from .tracer import forward_parameters
+from .walk import first_paths, join, named_tensors
 
 
 @dataclass

@@ -19,22 +19,21 @@ import contextlib
 import copy
 import functools
 import inspect
-import operator
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
-from torch.fx.proxy import Attribute
 
 from .apart import Apart, call_as_is, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
 from .kinds import forget_types, is_builtin, is_number, why_opaque
+from .piece import Call, Piece
 from .state import State, named_globally
-from .walk import first_paths, named_tensors, walk
+from .symbols import InplaceProxy, TensorProxy
+from .walk import first_paths, join, named_tensors, walk
 from .watch import (
     RandomDraw,
     extremes_are_recorded,
@@ -43,161 +42,6 @@ from .watch import (
     reads_are_noted,
     tensors_are_tensors,
 )
-
-INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of a module that was traced through: who called it, with what, and what came out.
-
-    ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
-    that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
-    counted or went through; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
-    caught the error; ``changes``, that it changed a list or dictionary that it was given; ``state`` is what was there
-    before, while it is traced.
-    """
-
-    module: nn.Module
-    path: str
-    parent: Call | None
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    output: Any = None
-    absent: set[str] = field(default_factory=set)
-    reads: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
-    held: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
-    walked: set[nn.Module] = field(default_factory=set)
-    guessed: bool = False
-    changes: bool = False
-    state: State | None = None
-    after: fx.Node | None = None
-    last: fx.Node | None = None
-
-    def inside(self, other: Call) -> bool:
-        """Whether this call is ``other`` or was made, directly or not, by it."""
-        call: Call | None = self
-        while call is not None and call is not other:
-            call = call.parent
-        return call is other
-
-
-@dataclass(eq=False)
-class Piece:
-    """A module that was traced as one graph: ``root`` is it, ``path`` its place in the model.
-
-    ``taken`` are names that nothing new may have; ``kept``, nodes whose values somebody outside the graph refers to;
-    ``asked``, parameters that a condition depends on.
-    """
-
-    path: str
-    root: nn.Module
-    graph: fx.Graph
-    calls: list[Call]
-    call_of: dict[fx.Node, Call]
-    opaque: dict[nn.Module, str]
-    taken: set[str] = field(default_factory=set)
-    kept: set[fx.Node] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
-    children: dict[Call, list[Call]] = field(default_factory=dict)  # of a call: not a part of it, for the collector
-    flat: ClassVar[bool] = False  # whether the graph is all there is: no module has a forward of its own
-
-    def __post_init__(self) -> None:
-        for call in self.calls:
-            if call.parent is not None:
-                self.children.setdefault(call.parent, []).append(call)
-
-    def where(self, node: fx.Node) -> str:
-        """The path of the module whose code a node comes from."""
-        return self.call_of[node].path
-
-    def span(self, call: Call, position: dict[fx.Node, int]) -> tuple[int, int]:
-        """Positions of the first node of ``call`` and of the first node after it."""
-        start = position[call.after] + 1 if call.after in position else 0
-        end = position[call.last] + 1 if call.last in position else start
-        return start, max(start, end)
-
-
-class InplaceMixin:
-    """Records in-place operators as what they are."""
-
-    tracer: Any
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):
-            raise TypeError(f"an attribute of a tensor, .{name}, is assigned")
-        object.__setattr__(self, name, value)
-
-    def __int__(self) -> int:
-        return self.tracer.refuse(int)  # type: ignore[no-any-return]
-
-    def __float__(self) -> float:
-        return self.tracer.refuse(float)  # type: ignore[no-any-return]
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_method", "__setitem__", (self, index, value), {})
-
-
-def _record(name: str) -> Callable[..., Any]:
-    plain = getattr(operator, name.replace("__i", "__"))
-
-    def inplace(self: Any, other: Any) -> Any:
-        if is_number(self.node):  # a number is replaced, not changed
-            return self.tracer.create_proxy("call_function", plain, (self, other), {})
-        return self.tracer.create_proxy("call_method", name, (self, other), {})
-
-    return inplace
-
-
-for _name in INPLACE:
-    setattr(InplaceMixin, _name, _record(_name))
-
-
-class InplaceAttribute(InplaceMixin, Attribute):
-    """``x.attr``, with in-place operators."""
-
-    def __repr__(self) -> str:
-        """In the message of an assertion, which alone is no reason to record it."""
-        return f"{self.root}.{self.attr}"
-
-
-class InplaceProxy(InplaceMixin, fx.Proxy):
-    """A value of the traced program, with in-place operators."""
-
-    def __getattr__(self, name: str) -> Any:
-        if self.node.op == "placeholder" and not hasattr(
-            Tensor, name
-        ):  # so that hasattr() tells what holds at run time
-            raise AttributeError(f"an input is taken for a tensor, which has no attribute '{name}'")
-        return InplaceAttribute(self, name)
-
-
-class TensorProxy(InplaceProxy):
-    """A parameter or buffer: its shape is known while tracing, its values are not."""
-
-    def __init__(self, tracer: Tracer, node: fx.Node, tensor: Tensor) -> None:
-        super().__init__(node, tracer)
-        self._tensor = tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        return self._tensor.shape
-
-    @property
-    def ndim(self) -> int:
-        return self._tensor.ndim
-
-    def size(self, dim: int | None = None) -> Any:
-        return self._tensor.shape if dim is None else self._tensor.shape[dim]
-
-    def dim(self) -> int:
-        return self._tensor.dim()
-
-    def numel(self) -> int:
-        return self._tensor.numel()
-
-    def __len__(self) -> int:
-        return len(self._tensor)
 
 
 class Tracer(fx.Tracer):
@@ -606,25 +450,6 @@ def _keeps_apart(module: nn.Module, apart: Apart | None) -> bool:
     return bool(apart[module])
 
 
-def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
-    """The parameters of ``module.forward``, without ``self``."""
-    parameters = dict(inspect.signature(inspect.unwrap(type(module).forward)).parameters)
-    parameters.pop(next(iter(parameters)), None)
-    return parameters
-
-
-def find_tensor(root: nn.Module, path: str) -> Tensor | None:
-    """The tensor at a dotted path, if there is one."""
-    value: Any = root
-    for name in path.split("."):
-        value = getattr(value, name, None)
-    return value if isinstance(value, Tensor) else None
-
-
-def join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path and name else path or name
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
@@ -635,8 +460,8 @@ def _is_wrapped_python(target: Any) -> bool:
     return inspect.isfunction(target) and not module.startswith(("torch.", "torch", "operator", "math", "_operator"))
 
 
-def iterate(value: Any) -> Iterator[fx.Node]:
-    """Every node inside a nest of tuples, lists, dicts and slices."""
-    found: list[fx.Node] = []
-    fx.map_arg(value, found.append)  # type: ignore[arg-type, unused-ignore]
-    yield from found
+def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
+    """The parameters of ``module.forward``, without ``self``."""
+    parameters = dict(inspect.signature(inspect.unwrap(type(module).forward)).parameters)
+    parameters.pop(next(iter(parameters)), None)
+    return parameters

@@ -7,6 +7,7 @@ ends the walk there.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -81,3 +82,15 @@ def _modules(root: nn.Module) -> list[nn.Module]:
 def count_parameters(root: nn.Module) -> int:
     """How many numbers a model's parameters hold, each parameter once."""
     return sum(p.numel() for p in parameters_of(root))
+
+
+def find_tensor(root: nn.Module, path: str) -> Tensor | None:
+    """The tensor at a dotted path, if there is one."""
+    value: Any = root
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, Tensor) else None
+
+
+def join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name

@@ -11,17 +11,15 @@ import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 
 from .clone import STANDARD
 from .kinds import is_number
+from .piece import Call
 from .walk import walk
-
-if TYPE_CHECKING:
-    from .tracer import Tracer
 
 CONTAINERS = (dict, list, set)
 PLAIN = {bool, int, float, str, type(None)}
@@ -32,6 +30,17 @@ NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
 EXTREMES: tuple[Callable[..., Any], ...] = (max, min)
+
+
+class Recorder(Protocol):
+    """A trace that goes on: the call that it is in, and what records a call or a value."""
+
+    current: Call | None
+    apart: Any
+
+    def recording(self, module: nn.Module, name: str, method: Callable[..., Any]) -> Callable[..., Any]: ...
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any: ...
 
 
 class RandomDraw(TypeError):
@@ -64,7 +73,7 @@ class reads_are_noted:
     Code that writes to another module than its own, whose state before and after is compared, is not traced.
     """
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Recorder) -> None:
         self.tracer = tracer
 
     def __enter__(self) -> None:
@@ -109,7 +118,7 @@ class reads_are_noted:
 
 
 @contextlib.contextmanager
-def factories_are_recorded(tracer: Tracer) -> Iterator[None]:
+def factories_are_recorded(tracer: Recorder) -> Iterator[None]:
     """Record ``torch.zeros(n, device=x.device)`` and its kin where an argument is a symbol."""
 
     def recording(make: Callable[..., Any]) -> Callable[..., Any]:

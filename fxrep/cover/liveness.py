@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 
 from ..analysis.program import Program
 from ..capture.code import entry_points, reachable_names
+from ..capture.piece import Call, Piece
 from ..capture.scopes import Edits
-from ..capture.tracer import Call, Piece, join
-from ..capture.walk import named_tensors, tensors, walk
+from ..capture.walk import join, named_tensors, tensors, walk
 
 
 @dataclass

@@ -16,8 +16,8 @@ from torch import fx, nn
 
 from ..analysis.program import Program
 from ..capture.code import asks_for_types, entry_points, reachable_names
-from ..capture.tracer import Call, Piece, join
-from ..capture.walk import tensors, walk_paths
+from ..capture.piece import Call, Piece
+from ..capture.walk import join, tensors, walk_paths
 from .regions import Region
 
 LISTS = {"children", "named_children", "_modules"}

@@ -29,7 +29,7 @@ from ..analysis.forms import ONE, Form, Scale, Term, atom, biases, price
 from ..analysis.known import has_channels, has_type
 from ..analysis.program import Program
 from ..analysis.selection import Selection
-from ..capture.tracer import Call
+from ..capture.piece import Call
 from ..convmap import ConvMap, Illegal, Window
 from ..operators import Linear, Operator, Stacked, Value, read
 

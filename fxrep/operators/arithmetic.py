@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from ..analysis.forms import Form
-from ..capture.tracer import iterate
+from ..capture.piece import iterate
 from ..convmap import Illegal
 from .registry import Linear, Operator, Stacked, align, fixed, fold, operator
 from .reshape import mean as mean_of_image

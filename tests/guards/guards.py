@@ -2091,24 +2091,6 @@ guard("subclasses: changed later", "a class may get another forward between two 
 
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(
-    "trace: in-place operators",
-    "x += y changes what other names of x see",
-    "for _name in INPLACE:",
-    "for _name in ():",
-    tests=(f"{OWN}::test_a_trace_of_an_operator_in_place",),
-)
-guard(
-    "trace: numbers",
-    "size += 1 makes a new number",
-    "if is_number(self.node):",
-    tests=(f"{ANY}::test_code_around_a_join",),
-)
-guard(
-    "trace: assigned attributes",
-    "x.data = y changes x",
-    'if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):',
-)
-guard(
     "trace: guesses of the whole",
     "a forward that catches an error of the tracer's is not traced",
     "if self.calls[0].guessed:",
@@ -2203,6 +2185,26 @@ guard(
     "whether a tensor is larger is not known while tracing",
     " and all(is_number(a.node) for a in symbols):",
     ":",
+)
+
+guard.of("capture/symbols.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "trace: in-place operators",
+    "x += y changes what other names of x see",
+    "for _name in INPLACE:",
+    "for _name in ():",
+    tests=(f"{OWN}::test_a_trace_of_an_operator_in_place",),
+)
+guard(
+    "trace: numbers",
+    "size += 1 makes a new number",
+    "if is_number(self.node):",
+    tests=(f"{ANY}::test_code_around_a_join",),
+)
+guard(
+    "trace: assigned attributes",
+    "x.data = y changes x",
+    'if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):',
 )
 
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
