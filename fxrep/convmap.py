@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Cast = Callable[[Tensor], Tensor]
+Cast = Callable[[Any], Tensor]
+"""What makes a float64 tensor of a ``Weight``."""
 
 LARGEST = 2**24
 """Elements of a composed kernel, above which it must not be larger than those that it is composed of."""
@@ -34,6 +35,41 @@ LARGEST = 2**24
 
 class Illegal(Exception):
     """An operation that has no exact result as one convolution; the message says why, for the report."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """A weight that is computed when somebody needs it; ``like`` is a tensor of its shape and type without content.
+
+    What ``compute`` gives belongs to the caller.
+    """
+
+    like: Tensor
+    device: torch.device
+    compute: Callable[[], Tensor]
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.like.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    def dim(self) -> int:
+        return self.like.dim()
+
+    def numel(self) -> int:
+        return self.like.numel()
+
+    def reshape(self, *sizes: int) -> Deferred:
+        return Deferred(self.like.reshape(sizes), self.device, lambda: self.compute().reshape(sizes))
+
+    def t(self) -> Deferred:
+        return Deferred(self.like.t(), self.device, lambda: self.compute().t())
+
+
+Weight = Tensor | Deferred
 
 
 @dataclass(frozen=True)
@@ -90,13 +126,13 @@ class Part:
     ``weight`` has shape (out, in / groups, *counts) and any dtype; ``scale`` has shape (out,) or () in float64.
     """
 
-    weight: Tensor
+    weight: Weight
     groups: int
     taps: tuple[Taps, ...]
     scale: Tensor
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         return (self.weight,)
 
     @property
@@ -120,7 +156,7 @@ class Composition:
     scale: Tensor
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         return self.inner.tensors + self.outer.tensors
 
     @property
@@ -171,7 +207,7 @@ class Stack:
     scale: Tensor
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         return tuple(tensor for map in self.maps for tensor in map.tensors)
 
     @property
@@ -208,7 +244,7 @@ class ConvMap:
     @classmethod
     def conv(
         cls,
-        weight: Tensor,
+        weight: Weight,
         *,
         stride: Sequence[int],
         padding: Sequence[tuple[int, int]],
@@ -426,7 +462,7 @@ class ConvMap:
         return back.flip(tuple(range(2, back.dim()))), {"stride": self.up, "output_padding": more}
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         """The weights that the kernel is computed from."""
         return tuple(tensor for part in self.parts for tensor in part.tensors)
 
@@ -547,8 +583,8 @@ def correlate(
 ) -> Tensor:
     """Unpadded grouped cross-correlation as one sliding window and one contraction, for any spatial rank.
 
-    PyTorch runs a float64 convolution one group at a time; this takes all groups at once. The few positions are the rows
-    of the product, not its columns: a matrix product with few columns takes two to three times as long.
+    PyTorch runs a float64 convolution one group at a time; this takes all groups at once. The few positions are the
+    rows of the product, not its columns: a matrix product with few columns takes two to three times as long.
     """
     for axis, (s, d, k) in enumerate(zip(stride, dilation, counts, strict=True)):
         window = x.unfold(2 + axis, d * (k - 1) + 1, s)
@@ -578,7 +614,9 @@ def _flipped(weight: Tensor, groups: int) -> Tensor:
     return weight.flip(tuple(range(2, weight.dim())))
 
 
-def _copy(weight: Tensor) -> Tensor:
+def _copy(weight: Weight) -> Tensor:
+    if isinstance(weight, Deferred):
+        return weight.compute().double()
     return weight.to(torch.float64, copy=True)
 
 

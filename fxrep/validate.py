@@ -187,7 +187,7 @@ class Check:
         if node.op == "get_attr":
             tensor = program.tensor(node)
             return None if tensor is None else double(tensor)
-        constant = program.constant(node)
+        constant = program.weight(node)
         if constant is not None:
             return double(constant)
         (operand,) = self.region.linear[node].operands  # passes a source on
