@@ -142,7 +142,7 @@ class Part:
 
     def kernel(self, take: Cast) -> Tensor:
         """The part's kernel in float64; ``take`` gives a float64 copy of a weight that may be written to."""
-        return take(self.weight).mul_(_per_channel(self.scale, self.weight.dim()))
+        return _scaled(take(self.weight), self.scale)
 
 
 @dataclass(frozen=True)
@@ -170,11 +170,13 @@ class Composition:
         if inner.is_channelwise:
             first = inner.weight(take=take).reshape(g, 1, inner.out_channels // g, 1, -1)
             second = outer.weight(take=take).reshape(g, outer.out_channels // g, inner.out_channels // g, -1, 1)
-            product = second * first.to(second.device)
+            first = first.to(second.device)
+            product = second.mul_(first) if first.shape[-1] == 1 else second * first
         elif outer.is_channelwise:
             first = inner.weight(take=take).reshape(g, inner.out_channels // g, inner.in_channels // g, 1, -1)
             second = outer.weight(take=take).reshape(g, outer.out_channels // g, 1, -1, 1)
-            product = second.to(first.device) * first
+            second = second.to(first.device)
+            product = first.mul_(second) if second.shape[-2] == 1 else second * first
         else:
             first = replace(inner, groups=g).weight(take=take)
             second = replace(outer, groups=g).weight(take=take).to(first.device)
@@ -182,9 +184,11 @@ class Composition:
             second = second.reshape(g, outer.out_channels // g, inner.out_channels // g, -1)
             product = torch.einsum("gomt,gmis->goits", second, first)
         shape = (outer.out_channels, inner.in_channels // g, *(t.count for t in self.taps))
+        if 1 in (math.prod(t.count for t in inner.taps), math.prod(t.count for t in outer.taps)):
+            return _scaled(product.reshape(shape), self.scale)  # each pair of taps has a place of its own, in order
         kernel = torch.zeros(*shape[:2], math.prod(shape[2:]), dtype=torch.float64, device=product.device)
         kernel.index_add_(2, self._places().to(kernel.device), product.reshape(*shape[:2], -1))
-        return kernel.reshape(shape).mul_(_per_channel(self.scale, len(shape)))
+        return _scaled(kernel.reshape(shape), self.scale)
 
     def _places(self) -> Tensor:
         """Where in the kernel each pair of a tap of ``outer`` and a tap of ``inner`` ends up."""
@@ -218,8 +222,7 @@ class Stack:
     def kernel(self, take: Cast) -> Tensor:
         """``W[o, i, t]``, the rows of the first map first."""
         rows = [replace(map, groups=self.groups).weight(self.taps, take) for map in self.maps]
-        kernel = torch.cat([row.to(rows[0].device) for row in rows])
-        return kernel.mul_(_per_channel(self.scale, kernel.dim()))
+        return _scaled(torch.cat([row.to(rows[0].device) for row in rows]), self.scale)
 
 
 @dataclass(frozen=True)
@@ -620,8 +623,11 @@ def _copy(weight: Weight) -> Tensor:
     return weight.to(torch.float64, copy=True)
 
 
-def _per_channel(scale: Tensor, dim: int) -> Tensor:
-    return scale.view(-1, *(1,) * (dim - 1)) if scale.dim() else scale
+def _scaled(kernel: Tensor, scale: Tensor) -> Tensor:
+    """``diag(scale) kernel``, in place."""
+    if not scale.dim() and not scale.requires_grad and scale.device.type == "cpu" and scale.item() == 1:
+        return kernel  # a pass over a large kernel for nothing
+    return kernel.mul_(scale.view(-1, *(1,) * (kernel.dim() - 1)) if scale.dim() else scale)
 
 
 def _say(value: object) -> str:
