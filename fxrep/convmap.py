@@ -592,13 +592,13 @@ def correlate(
     for axis, (s, d, k) in enumerate(zip(stride, dilation, counts, strict=True)):
         window = x.unfold(2 + axis, d * (k - 1) + 1, s)
         x = window[..., ::d] if d > 1 else window
-    batch, spatial = len(x), x.shape[2 : 2 + len(counts)]
+    batch, channels, spatial = x.shape[0], weight.shape[0], x.shape[2 : 2 + len(counts)]
     positions = math.prod(spatial)
     columns = x.reshape(batch, groups, -1, positions, math.prod(counts)).permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
-    kernels = weight.reshape(groups, len(weight) // groups, -1)
+    kernels = weight.reshape(groups, channels // groups, -1)
     y = columns @ kernels.transpose(1, 2)  # (positions of all images, out / groups) for each group
     y = y.view(groups, batch, positions, -1).permute(1, 0, 3, 2)
-    return y.contiguous().view(batch, len(weight), *spatial)
+    return y.contiguous().view(batch, channels, *spatial)
 
 
 def _blocks(kernel: Tensor, coarse: int, fine: int) -> Tensor:
