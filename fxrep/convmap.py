@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Cast = Callable[[Tensor], Tensor]
+Cast = Callable[[Any], Tensor]
+"""What makes a float64 tensor of a ``Weight``."""
 
 LARGEST = 2**24
 """Elements of a composed kernel, above which it must not be larger than those that it is composed of."""
@@ -34,6 +35,41 @@ LARGEST = 2**24
 
 class Illegal(Exception):
     """An operation that has no exact result as one convolution; the message says why, for the report."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """A weight that is computed when somebody needs it; ``like`` is a tensor of its shape and type without content.
+
+    What ``compute`` gives belongs to the caller.
+    """
+
+    like: Tensor
+    device: torch.device
+    compute: Callable[[], Tensor]
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.like.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    def dim(self) -> int:
+        return self.like.dim()
+
+    def numel(self) -> int:
+        return self.like.numel()
+
+    def reshape(self, *sizes: int) -> Deferred:
+        return Deferred(self.like.reshape(sizes), self.device, lambda: self.compute().reshape(sizes))
+
+    def t(self) -> Deferred:
+        return Deferred(self.like.t(), self.device, lambda: self.compute().t())
+
+
+Weight = Tensor | Deferred
 
 
 @dataclass(frozen=True)
@@ -90,13 +126,13 @@ class Part:
     ``weight`` has shape (out, in / groups, *counts) and any dtype; ``scale`` has shape (out,) or () in float64.
     """
 
-    weight: Tensor
+    weight: Weight
     groups: int
     taps: tuple[Taps, ...]
     scale: Tensor
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         return (self.weight,)
 
     @property
@@ -106,7 +142,7 @@ class Part:
 
     def kernel(self, take: Cast) -> Tensor:
         """The part's kernel in float64; ``take`` gives a float64 copy of a weight that may be written to."""
-        return take(self.weight).mul_(_per_channel(self.scale, self.weight.dim()))
+        return _scaled(take(self.weight), self.scale)
 
 
 @dataclass(frozen=True)
@@ -120,7 +156,7 @@ class Composition:
     scale: Tensor
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         return self.inner.tensors + self.outer.tensors
 
     @property
@@ -134,11 +170,13 @@ class Composition:
         if inner.is_channelwise:
             first = inner.weight(take=take).reshape(g, 1, inner.out_channels // g, 1, -1)
             second = outer.weight(take=take).reshape(g, outer.out_channels // g, inner.out_channels // g, -1, 1)
-            product = second * first.to(second.device)
+            first = first.to(second.device)
+            product = second.mul_(first) if first.shape[-1] == 1 else second * first
         elif outer.is_channelwise:
             first = inner.weight(take=take).reshape(g, inner.out_channels // g, inner.in_channels // g, 1, -1)
             second = outer.weight(take=take).reshape(g, outer.out_channels // g, 1, -1, 1)
-            product = second.to(first.device) * first
+            second = second.to(first.device)
+            product = first.mul_(second) if second.shape[-2] == 1 else second * first
         else:
             first = replace(inner, groups=g).weight(take=take)
             second = replace(outer, groups=g).weight(take=take).to(first.device)
@@ -146,9 +184,11 @@ class Composition:
             second = second.reshape(g, outer.out_channels // g, inner.out_channels // g, -1)
             product = torch.einsum("gomt,gmis->goits", second, first)
         shape = (outer.out_channels, inner.in_channels // g, *(t.count for t in self.taps))
+        if 1 in (math.prod(t.count for t in inner.taps), math.prod(t.count for t in outer.taps)):
+            return _scaled(product.reshape(shape), self.scale)  # each pair of taps has a place of its own, in order
         kernel = torch.zeros(*shape[:2], math.prod(shape[2:]), dtype=torch.float64, device=product.device)
         kernel.index_add_(2, self._places().to(kernel.device), product.reshape(*shape[:2], -1))
-        return kernel.reshape(shape).mul_(_per_channel(self.scale, len(shape)))
+        return _scaled(kernel.reshape(shape), self.scale)
 
     def _places(self) -> Tensor:
         """Where in the kernel each pair of a tap of ``outer`` and a tap of ``inner`` ends up."""
@@ -171,7 +211,7 @@ class Stack:
     scale: Tensor
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         return tuple(tensor for map in self.maps for tensor in map.tensors)
 
     @property
@@ -182,8 +222,7 @@ class Stack:
     def kernel(self, take: Cast) -> Tensor:
         """``W[o, i, t]``, the rows of the first map first."""
         rows = [replace(map, groups=self.groups).weight(self.taps, take) for map in self.maps]
-        kernel = torch.cat([row.to(rows[0].device) for row in rows])
-        return kernel.mul_(_per_channel(self.scale, kernel.dim()))
+        return _scaled(torch.cat([row.to(rows[0].device) for row in rows]), self.scale)
 
 
 @dataclass(frozen=True)
@@ -208,7 +247,7 @@ class ConvMap:
     @classmethod
     def conv(
         cls,
-        weight: Tensor,
+        weight: Weight,
         *,
         stride: Sequence[int],
         padding: Sequence[tuple[int, int]],
@@ -426,7 +465,7 @@ class ConvMap:
         return back.flip(tuple(range(2, back.dim()))), {"stride": self.up, "output_padding": more}
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Weight, ...]:
         """The weights that the kernel is computed from."""
         return tuple(tensor for part in self.parts for tensor in part.tensors)
 
@@ -553,13 +592,13 @@ def correlate(
     for axis, (s, d, k) in enumerate(zip(stride, dilation, counts, strict=True)):
         window = x.unfold(2 + axis, d * (k - 1) + 1, s)
         x = window[..., ::d] if d > 1 else window
-    batch, spatial = len(x), x.shape[2 : 2 + len(counts)]
+    batch, channels, spatial = x.shape[0], weight.shape[0], x.shape[2 : 2 + len(counts)]
     positions = math.prod(spatial)
     columns = x.reshape(batch, groups, -1, positions, math.prod(counts)).permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2)
-    kernels = weight.reshape(groups, len(weight) // groups, -1)
+    kernels = weight.reshape(groups, channels // groups, -1)
     y = columns @ kernels.transpose(1, 2)  # (positions of all images, out / groups) for each group
     y = y.view(groups, batch, positions, -1).permute(1, 0, 3, 2)
-    return y.contiguous().view(batch, len(weight), *spatial)
+    return y.contiguous().view(batch, channels, *spatial)
 
 
 def _blocks(kernel: Tensor, coarse: int, fine: int) -> Tensor:
@@ -578,12 +617,17 @@ def _flipped(weight: Tensor, groups: int) -> Tensor:
     return weight.flip(tuple(range(2, weight.dim())))
 
 
-def _copy(weight: Tensor) -> Tensor:
+def _copy(weight: Weight) -> Tensor:
+    if isinstance(weight, Deferred):
+        return weight.compute().double()
     return weight.to(torch.float64, copy=True)
 
 
-def _per_channel(scale: Tensor, dim: int) -> Tensor:
-    return scale.view(-1, *(1,) * (dim - 1)) if scale.dim() else scale
+def _scaled(kernel: Tensor, scale: Tensor) -> Tensor:
+    """``diag(scale) kernel``, in place."""
+    if not scale.dim() and not scale.requires_grad and scale.device.type == "cpu" and scale.item() == 1:
+        return kernel  # a pass over a large kernel for nothing
+    return kernel.mul_(scale.view(-1, *(1,) * (kernel.dim() - 1)) if scale.dim() else scale)
 
 
 def _say(value: object) -> str:

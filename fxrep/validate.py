@@ -28,6 +28,8 @@ from .operators.conv import CONVOLUTIONS
 from .operators.passing import CASTS
 
 TOLERANCE = 1e-9
+NOISE = torch.randn(2**17, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+"""What most checks draw from: a megabyte."""
 
 MODULES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -50,15 +52,14 @@ class Check:
         if whole:
             self.every = (1,) * len(output)
         sampled = tuple(-(-size // step) for size, step in zip(output, self.every, strict=True))
-        generator = torch.Generator().manual_seed(0)
+        self.noise = _Noise(device)
 
         ranks = region.program.ranks
         own = [term.source for term in region.form.terms if not term.through]
         lead = [2] * max((ranks.get(source, 0) for source in own), default=0) if not output else []
 
         def random(channels: int, size: Sequence[int]) -> Tensor:
-            shape = (1, *lead, channels, *size)
-            return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+            return self.noise.draw((1, *lead, channels, *size))
 
         self.images: dict[fx.Node, Tensor] = {}
         self.samples: dict[fx.Node, Tensor] = {}
@@ -70,7 +71,7 @@ class Check:
                 size = max(2, *term.map.input_size(output)) if isinstance(term.map, ConvMap) and output else 2
                 axes = ranks[region.linear[first.node].operands[0]] + 2
                 shape = (1, *[size] * (axes - 2 - first.rank), channels, *[size] * first.rank)
-                self.images[term.source] = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+                self.images[term.source] = self.noise.draw(shape)
                 self.samples[term.source] = self.images[term.source]
             elif isinstance(term.map, ConvMap) and term.source not in self.images:
                 self.images[term.source] = random(term.map.in_channels, _shrunk(term.map, self.unit).input_size(output))
@@ -187,7 +188,7 @@ class Check:
         if node.op == "get_attr":
             tensor = program.tensor(node)
             return None if tensor is None else double(tensor)
-        constant = program.constant(node)
+        constant = program.weight(node)
         if constant is not None:
             return double(constant)
         (operand,) = self.region.linear[node].operands  # passes a source on
@@ -224,6 +225,20 @@ class Check:
 
 def _unchanged(weight: Tensor) -> Tensor:
     return weight
+
+
+class _Noise:
+    """Normally distributed numbers, the same for every check: drawing them takes longer than copying them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.drawn = device, 0
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        first, self.drawn = self.drawn, self.drawn + math.prod(shape)
+        if self.drawn <= NOISE.numel():
+            return NOISE[first : self.drawn].view(*shape).to(self.device, copy=True)
+        generator = torch.Generator().manual_seed(first)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(self.device)
 
 
 def relative_error(expected: Tensor, found: Tensor, rank: int, scale: float = 0.0) -> float:

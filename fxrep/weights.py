@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from .analysis.forms import Term, biases
-from .convmap import Cast, ConvMap
+from .convmap import Cast, ConvMap, Deferred, Weight
 from .cover.regions import Region
 from .validate import TOLERANCE, Check, relative_error
+from .workspace import Workspace as Workspace
 
 CONV = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -21,19 +22,6 @@ BLANK: dict[Any, Any] = {
     conv: type(conv.__name__, (conv,), {"reset_parameters": lambda self: None})
     for conv in (*CONV.values(), *TRANSPOSED.values())
 }
-
-
-class Workspace:
-    """Memory for the largest float64 kernel of a region, used again for the next: fresh pages are slow."""
-
-    def __init__(self) -> None:
-        self.buffer = torch.empty(0, dtype=torch.float64)
-
-    def like(self, tensor: Tensor, device: torch.device) -> Tensor:
-        if self.buffer.numel() < tensor.numel() or self.buffer.device != device:
-            self.buffer = torch.empty(0, dtype=torch.float64)  # let go of the old one first
-            self.buffer = torch.empty(tensor.numel(), dtype=torch.float64, device=device)
-        return self.buffer[: tensor.numel()].view(tensor.shape)
 
 
 def build_modules(region: Region, workspace: Workspace) -> list[nn.Module | None] | str:
@@ -120,32 +108,39 @@ def _cancelling_norm(region: Region) -> str | None:
 class _Doubles:
     """float64 copies of a region's weights: lent to the check, then taken over by the merged kernel."""
 
-    def __init__(self, device: torch.device, largest: Tensor, workspace: Workspace) -> None:
+    def __init__(self, device: torch.device, largest: Weight, workspace: Workspace) -> None:
         self.device, self.largest, self.workspace = device, _key(largest), workspace
-        self.held: dict[object, tuple[Tensor, Tensor]] = {}
+        self.held: dict[object, tuple[Weight, Tensor]] = {}
 
-    def get(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.to(self.device)
+    def get(self, tensor: Weight) -> Tensor:
+        if not tensor.dtype.is_floating_point:
+            return (tensor.compute() if isinstance(tensor, Deferred) else tensor).to(self.device)
         key = _key(tensor)
         if key not in self.held:  # holding on to the tensor keeps its address from being used again
-            self.held[key] = tensor, self._cast(tensor.detach())
+            self.held[key] = tensor, self._cast(tensor)
         return self.held[key][1]
 
-    def take(self, tensor: Tensor) -> Tensor:
+    def take(self, tensor: Weight) -> Tensor:
         """A copy that the caller may write to."""
         double = self.get(tensor)
         del self.held[_key(tensor)]
+        if isinstance(tensor, Deferred):
+            return double
         return double.clone() if double.data_ptr() == tensor.data_ptr() else double
 
-    def _cast(self, tensor: Tensor) -> Tensor:
+    def _cast(self, tensor: Weight) -> Tensor:
+        if isinstance(tensor, Deferred):
+            return tensor.compute().to(self.device, torch.float64)
+        tensor = tensor.detach()
         if _key(tensor) == self.largest:
             self.largest = None  # only once: it may be needed again while the first copy is in use
             return self.workspace.like(tensor, self.device).copy_(tensor)
         return tensor.to(self.device, torch.float64)
 
 
-def _key(tensor: Tensor) -> object:
+def _key(tensor: Weight) -> object:
+    if isinstance(tensor, Deferred):
+        return tensor
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
@@ -173,9 +168,10 @@ def _convolutions(
     return modules, weights
 
 
-def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dtype: torch.dtype, grad: bool) -> bool:
+def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Weight, dtype: torch.dtype, grad: bool) -> bool:
     """Cast the weights once, to the model's type, device and memory format; False if a value does not survive it."""
-    memory = torch.contiguous_format
+    memory, device = torch.contiguous_format, like.device
+    like = like.like if isinstance(like, Deferred) else like
     if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous():
         memory = torch.channels_last
     elif like.dim() == 5 and like.is_contiguous(memory_format=torch.channels_last_3d) and not like.is_contiguous():
@@ -183,7 +179,7 @@ def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Tensor, dt
     for name, value in (("weight", kernel), ("bias", bias)):
         if value is None:
             continue
-        cast = value.to(like.device, dtype, copy=True)
+        cast = value.to(device, dtype, copy=True)
         if dtype is torch.float16 and name == "weight" and _vanishes(value, cast, bias):
             return False
         cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.contiguous()
@@ -228,7 +224,7 @@ def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool, more: dict
     return conv
 
 
-def _weight_like(region: Region) -> Tensor:
+def _weight_like(region: Region) -> Weight:
     """The largest weight in the region: what is made goes where it is, in its memory format."""
     tensors = (tensor for conv in region.convolutions for tensor in conv.tensors)
     return max(tensors, key=lambda tensor: tensor.numel())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import fxrep
+from fxrep.analysis.program import Program
 from tests.helpers import assert_merged, randomize, relative_error, run
 
 X = torch.randn(2, 4, 7, 6)
@@ -115,3 +118,84 @@ def test_a_condition_on_a_parameter_that_the_forward_writes_to() -> None:
     after = fxrep.reparameterize(model)
     for _ in range(2):
         assert relative_error(run(after, X.double()), run(model, X.double())) <= 1e-9
+
+
+class Computed(nn.Module):
+    """Convolutions and norms, with weights that are computed from parameters."""
+
+    def __init__(self, shape: tuple[int, ...], *weights: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.kernel, self.norm, self.weights = nn.Parameter(torch.randn(shape)), nn.BatchNorm2d(4), weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        total: Tensor = sum(F.conv2d(x, weight(self.kernel)) for weight in self.weights)  # type: ignore[assignment]
+        return self.norm(total)  # type: ignore[no-any-return]
+
+
+def standardised(kernel: Tensor) -> Tensor:
+    weight = F.batch_norm(kernel.reshape(1, len(kernel), -1), None, None, training=True)
+    return weight.reshape_as(kernel)
+
+
+WEIGHTS: dict[str, tuple[tuple[int, ...], list[Callable[[Tensor], Tensor]]]] = {
+    "a view of a parameter": ((4, 4, 9), [lambda kernel: kernel.unflatten(2, (3, 3))]),
+    "two views of a parameter": ((4, 4, 9), [lambda k: k.view(4, 4, 3, 3), lambda k: k.view(4, 4, 3, 3)]),
+    "an expanded parameter": ((4, 4, 1, 1), [lambda kernel: kernel.expand(4, 4, 3, 3)]),
+    "another memory format": ((4, 3, 3, 4), [lambda kernel: kernel.permute(0, 3, 1, 2)]),
+    "standardised weights": ((4, 4, 3, 3), [standardised]),
+    "weights that look at their content": ((4, 4, 3, 3), [lambda kernel: kernel * kernel[0, 0, 0, 0].item()]),
+    "large views": ((4, 4, 4096), [lambda k: k.view(4, 4, 64, 64), lambda k: k.view(4, 4, 64, 64)]),
+    "large weights": ((4, 4, 64, 64), [standardised, lambda kernel: kernel.flip(3)]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_computed_weights(name: str, dtype: torch.dtype) -> None:
+    shape, weights = WEIGHTS[name]
+    model = randomize(Computed(shape, *weights).eval()).to(dtype)
+    x = torch.randn(1, 4, 66, 66, dtype=dtype)
+    before, expected = copy.deepcopy(model.state_dict()), run(model, x)
+    result = fxrep.reparameterize(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in result.modules())
+    assert relative_error(expected, run(result, x)) < 1e-5
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+class Shared(nn.Module):
+    """Convolutions of which two have weights that are computed from one that is computed."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.kernel, self.other = nn.Parameter(torch.randn(4, 4, 64, 64)), nn.Parameter(torch.randn(4, 4, 64, 64))
+        self.norm, self.make = nn.BatchNorm2d(4), make
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.make(self.kernel)
+        total = F.conv2d(x, weight.flip(2)) + F.conv2d(x, self.other.flip(2)) + F.conv2d(x, weight.flip(3))
+        return self.norm(total + F.conv2d(x, weight))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make", [standardised, lambda kernel: kernel.reshape(4, 4, 64, 64)])
+def test_a_weight_that_several_convolutions_share(make: Callable[[Tensor], Tensor]) -> None:
+    model, x = randomize(Shared(make).eval()), torch.randn(1, 4, 66, 66)
+    result = fxrep.reparameterize(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in result.modules())
+    assert relative_error(run(model, x), run(result, x)) < 1e-5
+
+
+def test_what_nobody_merges_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.mlp = nn.Parameter(torch.randn(49, 2)), nn.Sequential(nn.Linear(2, 8), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x @ x.transpose(-2, -1) + self.mlp(self.table) @ self.mlp(self.table).t(), -1)
+
+    def fails(*_: object) -> None:
+        raise AssertionError("a constant is computed")
+
+    monkeypatch.setattr(Program, "_content", fails)
+    monkeypatch.setattr(Program, "_compute", fails)
+    fxrep.reparameterize(Biased().eval())

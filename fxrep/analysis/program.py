@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,8 +22,22 @@ from ..capture.kinds import builtin_type, is_builtin
 from ..capture.observe import Observation
 from ..capture.piece import Piece, iterate
 from ..capture.walk import find_tensor, named_tensors, tensors, walk_paths
+from ..convmap import Deferred
+from ..workspace import Workspace
 from . import effects
 from .fills import fill_of, find_fills, in_place
+
+LARGE = 2**14
+"""Elements of a parameter that is worth a workspace."""
+
+
+def _widened(constant: Tensor) -> Tensor:
+    return constant.double() if constant.is_floating_point() else constant
+
+
+def _without_content(constant: Tensor) -> Tensor:
+    """What computes with it computes shapes and types alone."""
+    return constant if constant.is_meta else torch.empty_like(constant, device="meta")
 
 
 class Program:
@@ -51,6 +65,11 @@ class Program:
         }
         self.written_elsewhere: set[int] = set()
         self._constants: dict[fx.Node, Tensor | None] = {}
+        self._computed: set[fx.Node] = set()  # the constants that are known without their content
+        self._untyped: set[fx.Node] = set()  # those of another type than the program has them in
+        self._deferred: dict[fx.Node, Deferred] = {}
+        self._workspace = Workspace()
+        self._kept: dict[tuple[fx.Node, bool], Tensor] = {}
         self._alias = _Classes()
         self._writes: dict[fx.Node, list[int]] = {}
         self.targets: dict[fx.Node, list[fx.Node]] = {}
@@ -101,17 +120,35 @@ class Program:
     def constant(self, value: Any) -> Tensor | None:
         """``value`` as a tensor if it depends on parameters, buffers and numbers alone; None if not.
 
-        A parameter comes back as it is; whatever is computed from parameters is computed in float64.
+        A parameter comes back as it is. Whatever is computed from parameters comes back without content: whether it is
+        a constant, and of which shape, is asked of every operator, and most are never merged.
         """
+        if isinstance(value, fx.Node):
+            if value not in self._constants:
+                self._constants[value] = self._infer(value)
+            return self._constants[value]
         if isinstance(value, bool | int | float):
             return torch.tensor(float(value), dtype=torch.float64)
-        if isinstance(value, Tensor):
-            return value
-        if not isinstance(value, fx.Node):
+        return value if isinstance(value, Tensor) else None
+
+    def evaluate(self, value: Any) -> Tensor | None:
+        """A constant with its content: a parameter as it is; what is computed from parameters, in float64."""
+        weight = self.weight(value)
+        try:
+            return weight.compute() if isinstance(weight, Deferred) else weight
+        except Exception:
             return None
-        if value not in self._constants:
-            self._constants[value] = self._evaluate(value)
-        return self._constants[value]
+
+    def weight(self, value: Any) -> Tensor | Deferred | None:
+        """A constant with its content, which is computed when it is needed: it is as large as the model's weights."""
+        constant = self.constant(value)
+        if constant is None or value not in self._computed:
+            return constant
+        if value not in self._deferred:
+            leaf = self.leaf(value)
+            device = next(self._lasting(value)).device if leaf is None else leaf.device
+            self._deferred[value] = Deferred(constant, device, functools.partial(self._compute, value))
+        return self._deferred[value]
 
     def leaf(self, value: Any) -> Tensor | None:
         """The first floating-point parameter or buffer that a constant is computed from."""
@@ -125,9 +162,11 @@ class Program:
 
     def dtype(self, value: Any) -> torch.dtype | None:
         """The type of a constant as the program computes it, from parameters in their own types; None without any."""
-        leaf = self.leaf(value)
-        if leaf is None:
+        constant, leaf = self.constant(value), self.leaf(value)
+        if constant is None or leaf is None:
             return None
+        if value not in self._untyped:
+            return constant.dtype
         known: dict[fx.Node, Any] = {}
 
         def on_meta(node: fx.Node) -> Any:
@@ -143,7 +182,8 @@ class Program:
         except Exception:  # a module, say, which has its own type
             return leaf.dtype
 
-    def _evaluate(self, node: fx.Node) -> Tensor | None:
+    def _infer(self, node: fx.Node) -> Tensor | None:
+        """What ``constant`` says of a node, by the shapes of what it is computed from; by content where it must."""
         if node.op == "get_attr":
             tensor = self.tensor(node)
             return None if tensor is None or self.is_written(node) else tensor
@@ -158,25 +198,86 @@ class Program:
             inputs[n] = tensor
         if not inputs or (module is None and not effects.is_deterministic(node)) or self.is_written(node):
             return None
-
-        def widen(n: fx.Node) -> Tensor:
-            return inputs[n].double() if inputs[n].is_floating_point() else inputs[n]
-
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)
-        function: Callable[..., Any]
-        if module is not None:
-            function = with_tensors(module, Tensor.double).forward
-        elif node.op == "call_method":
-            function = getattr(Tensor, str(node.target))
-        else:
-            function = node.target  # type: ignore[assignment]
+        if not self._untyped.isdisjoint(inputs):
+            self._untyped.add(node)
         try:
-            result = function(*args, **kwargs)
-        except Exception:
-            return None
+            result = self._infer_call(node, inputs)
+            if isinstance(result, Tensor) and result.is_meta:
+                self._computed.add(node)
+        except Exception:  # it looks at the content
+            try:
+                result = self._call(node, {n: self._content(n, {}, []) for n in inputs})
+            except Exception:
+                return None
+            self._untyped.add(node)
         if isinstance(result, bool | int | float):
+            self._untyped.add(node)
             return torch.tensor(float(result), dtype=torch.float64)
         return result if isinstance(result, Tensor) else None
+
+    def _infer_call(self, node: fx.Node, inputs: dict[fx.Node, Tensor]) -> Any:
+        """What a node makes of constants without content."""
+        first = node.args[0] if node.args else None
+        if isinstance(first, fx.Node) and node.op != "call_module" and effects.name_of(node) in effects.POINTWISE:
+            return _without_content(inputs[first])  # a batch norm of torch's without content takes a millisecond
+        return self._call(node, {n: _without_content(tensor) for n, tensor in inputs.items()}, _without_content)
+
+    def _compute(self, node: fx.Node) -> Tensor:
+        """The content of a constant, in memory of its own."""
+        known: dict[fx.Node, Tensor] = {}
+        spare = [] if torch.is_grad_enabled() else [self._workspace]
+        result: Tensor = self._call(node, {n: self._content(n, known, spare) for n in node.all_input_nodes})
+        lasting = {tensor.untyped_storage().data_ptr() for tensor in (self._workspace.buffer, *self._lasting(node))}
+        own = result.is_contiguous() and result.untyped_storage().data_ptr() not in lasting
+        return result if own else result.clone()
+
+    def _content(self, node: fx.Node, known: dict[fx.Node, Tensor], spare: list[Workspace]) -> Tensor:
+        """The content of a constant, in float64; ``known`` are the parameters that were converted for the same result.
+
+        What several operators read is computed once, with and without gradients. A large parameter is converted in a
+        ``spare`` workspace.
+        """
+        if node in known:
+            return known[node]
+        if node not in self._computed:
+            tensor = self._constants[node]
+            assert tensor is not None
+            narrow = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
+            if spare and narrow and tensor.numel() >= LARGE:
+                known[node] = spare.pop().like(tensor, tensor.device).copy_(tensor)
+            else:
+                known[node] = _widened(tensor)
+            return known[node]
+        key = node, torch.is_grad_enabled()
+        if key in self._kept:
+            return self._kept[key]
+        shared = len(node.users) > 1
+        if shared:
+            known, spare = {}, []  # which the result may be a view of
+        result: Tensor = self._call(node, {n: self._content(n, known, spare) for n in node.all_input_nodes})
+        if shared:
+            self._kept[key] = result
+        return result
+
+    def _lasting(self, node: fx.Node) -> Iterator[Tensor]:
+        """What a constant is computed from that outlives the computation."""
+        for n in node.all_input_nodes:
+            known = self._constants[n] if n not in self._computed else self._kept.get((n, torch.is_grad_enabled()))
+            if known is None:
+                yield from self._lasting(n)
+            else:
+                yield known
+
+    def _call(self, node: fx.Node, inputs: dict[fx.Node, Tensor], cast: Callable[[Tensor], Tensor] = _widened) -> Any:
+        """What a node makes of constants, with a module's weights as ``cast`` makes them."""
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), inputs.__getitem__)
+        module = self.module(node)
+        function: Any = node.target
+        if module is not None:
+            function = with_tensors(module, cast).forward
+        elif node.op == "call_method":
+            function = getattr(Tensor, str(node.target))
+        return function(*args, **kwargs)
 
     def _is_function(self, module: nn.Module) -> bool:
         """Whether a call of a module gives the same for the same input, with weights that stay what they are."""

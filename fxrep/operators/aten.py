@@ -63,9 +63,9 @@ for _rank in (1, 2, 3):
 def convolution(op: Operator) -> Linear:
     """``y = W * x + b`` with as many spatial axes as the weight has, or transposed."""
     x, w, b, stride, padding, dilation, is_transposed, more, groups = op.arguments(CONVOLUTIONS[op.node.target])
-    weight = op.constant(w, "weight")
     if not is_transposed:
-        return functional(op, weight.dim() - 2)
+        return functional(op, op.weight(w, "weight").dim() - 2)
+    weight = op.constant(w, "weight")
     bias = None if b is None else op.constant(b, "bias")
     dtype = op.program.dtype(w) or weight.dtype
     return transposed(op.value(x), weight, bias, dtype, stride, padding, more, dilation, groups)
@@ -109,7 +109,7 @@ def mm(op: Operator) -> Linear:
 
 
 def _product(op: Operator, x: Any, w: Any, bias: Tensor | None) -> Linear:
-    weight = op.constant(w, "weight")
+    weight = op.weight(w, "weight")
     if weight.dim() != 2 or op.program.ranks.get(op.value(x)) != 0:
         raise Illegal("it is not the one of a linear layer")
     return linear(op.value(x), weight.t(), bias, op.program.dtype(w) or weight.dtype)

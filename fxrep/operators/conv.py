@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..analysis.forms import ZERO, Form, compose
-from ..convmap import ConvMap, Illegal
+from ..convmap import ConvMap, Illegal, Weight
 from .registry import Linear, Operator, operator
 
 
@@ -86,7 +86,7 @@ def functional(op: Operator, rank: int) -> Linear:
     values = op.arguments(names, bias=None, stride=1, padding=0, dilation=1, groups=1)
     given = dict(zip(names.split(), values, strict=True))
     x, w, b, stride, padding, dilation, groups = (given[name] for name in ARGUMENTS.split())
-    weight = op.constant(w, "weight")
+    weight = op.weight(w, "weight")
     if weight.dim() != rank + 2:
         raise Illegal(f"its weight has {weight.dim()} axes")
     _require_batch(op, rank)
@@ -106,7 +106,7 @@ for _rank, _targets in {1: (F.conv1d, torch.conv1d), 2: (F.conv2d, torch.conv2d)
 
 def _conv(
     x: fx.Node,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     stride: Sequence[int],
     padding: str | int | Sequence[int],
@@ -163,7 +163,7 @@ def linear_module(op: Operator) -> Linear:
 def linear_function(op: Operator) -> Linear:
     """``y = W x + b`` along the last axis, with weights that are constants of the program."""
     x, w, b = op.arguments("input weight bias", bias=None)
-    weight = op.constant(w, "weight")
+    weight = op.weight(w, "weight")
     if weight.dim() != 2:
         raise Illegal(f"its weight has {weight.dim()} axes")
     dtype = op.program.dtype(w) or weight.dtype
@@ -174,13 +174,13 @@ def linear_function(op: Operator) -> Linear:
 def matmul(op: Operator) -> Linear:
     """``y = x W``, the product of a value and a matrix that is a constant of the program, along the last axis."""
     x, w = op.arguments("input other")
-    weight = op.constant(w, "second factor")
+    weight = op.weight(w, "second factor")
     if weight.dim() != 2:
         raise Illegal(f"its second factor has {weight.dim()} axes")
     return linear(op.value(x), weight.t(), None, op.program.dtype(w) or weight.dtype)
 
 
-def linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
+def linear(x: fx.Node, weight: Weight, bias: Tensor | None, dtype: torch.dtype) -> Linear:
     """A linear layer of ``x``."""
     map = ConvMap.conv(weight, stride=(), padding=(), dilation=(), groups=1)
     shift = ZERO if bias is None else bias.double()

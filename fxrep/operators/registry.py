@@ -19,7 +19,7 @@ from ..analysis.cost import Policy
 from ..analysis.forms import Form, add
 from ..analysis.program import Program
 from ..capture.kinds import builtin_type
-from ..convmap import Illegal
+from ..convmap import Illegal, Weight
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,17 @@ class Operator:
 
     def constant(self, argument: Any, what: str) -> Tensor:
         """``argument`` as a constant tensor."""
-        tensor = self.program.constant(argument)
+        tensor = self.program.evaluate(argument)
         if tensor is None:
             raise Illegal(f"its {what} is computed from the input or written to")
         return tensor
+
+    def weight(self, argument: Any, what: str) -> Weight:
+        """``argument`` as a constant tensor of which the shape alone may be needed."""
+        weight = self.program.weight(argument)
+        if weight is None:
+            raise Illegal(f"its {what} is computed from the input or written to")
+        return weight
 
     def rank(self, form: Form, node: fx.Node) -> int:
         """The number of axes of ``form``, the form of ``node``, after the channels'."""
