@@ -621,3 +621,18 @@ def test_a_rule_that_trips_over_a_call_is_a_reason(monkeypatch: pytest.MonkeyPat
     model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3)).eval()
     kept = [item.reason for item in fxrep.report(fxrep.reparameterize(model)).kept if item.kind == "pad"]
     assert kept == ["it is called in a way that fxrep does not know: the rule"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: m.bn(m.a(x)) * m.number.flatten(),
+        lambda m, x: m.bn(m.a(x)) * torch.flatten(m.number, 0, -1),
+        lambda m, x: m.bn(m.a(x)) + (m.b(x).view(torch.int64) > 0),
+    ],
+)
+def test_calls_that_rank_inference_stumbled_over(body: Callable[..., Tensor]) -> None:
+    """The pass raised an error for a single number that is flattened, and for a view as another type."""
+    model = Program(body)
+    model.number = nn.Parameter(torch.tensor(2.0))
+    assert_right(model)
