@@ -636,3 +636,20 @@ def test_calls_that_rank_inference_stumbled_over(body: Callable[..., Tensor]) ->
     model = Program(body)
     model.number = nn.Parameter(torch.tensor(2.0))
     assert_right(model)
+
+
+@pytest.mark.parametrize(
+    ("constant", "shape"), [((1, 4), (4,)), ((1, 1), (4,)), ((1, 4), (2, 4)), ((1, 1, 4), (2, 3, 4)), ((1, 1, 4), (4,))]
+)
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_constant_with_more_axes_than_a_vector(
+    constant: tuple[int, ...], shape: tuple[int, ...], shown: bool
+) -> None:
+    """It went into the linear layer, and the axis that it brings to a single vector was gone."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = Slicing(nn.Linear(4, 4), lambda y: y + model.constant)  # type: ignore[operator]
+    model.constant = nn.Parameter(torch.randn(constant))
+    model.double().eval()
+    merged = fxrep.reparameterize(model, (x,) if shown else None)
+    assert relative_error(run(merged, x), run(model, x)) < 1e-12
+    assert len(fxrep.report(merged).merged) == int(shown and len(constant) <= len(shape))
