@@ -653,3 +653,26 @@ def test_a_constant_with_more_axes_than_a_vector(
     merged = fxrep.reparameterize(model, (x,) if shown else None)
     assert relative_error(run(merged, x), run(model, x)) < 1e-12
     assert len(fxrep.report(merged).merged) == int(shown and len(constant) <= len(shape))
+
+
+def convolves_otherwise() -> nn.Module:
+    """A convolution that wraps around along one axis alone, as images that tile are made."""
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1)), weight, bias)
+
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    conv._conv_forward = forward  # type: ignore[method-assign, assignment]
+    return conv
+
+
+def padded_as_built() -> nn.Module:
+    conv = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    conv.padding = (0, 0)
+    return conv
+
+
+@pytest.mark.parametrize("make", [convolves_otherwise, padded_as_built])
+def test_a_convolution_that_was_changed_after_it_was_built(make: Callable[[], nn.Module]) -> None:
+    """Its forward calls a method of the instance, and pads by what was made of the padding when it was built."""
+    assert_right(nn.Sequential(make(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)))
