@@ -676,3 +676,40 @@ def padded_as_built() -> nn.Module:
 def test_a_convolution_that_was_changed_after_it_was_built(make: Callable[[], nn.Module]) -> None:
     """Its forward calls a method of the instance, and pads by what was made of the padding when it was built."""
     assert_right(nn.Sequential(make(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "cut", "shape"),
+    [
+        (nn.Linear(4, 4), lambda y: torch.cat([y, y]), (2, 4)),
+        (nn.Linear(4, 4), lambda y: torch.cat([y, y], 0), (2, 3, 4)),
+        (nn.Conv2d(4, 4, 1), lambda y: F.adaptive_avg_pool2d(y.permute(0, 2, 1, 3), 1), (2, 4, 4, 5)),
+        (nn.Linear(4, 4), lambda y: F.adaptive_avg_pool1d(y, 1), (2, 4, 4)),
+    ],
+)
+def test_rules_that_took_the_channels_to_be_where_they_are_not(
+    layer: nn.Module, cut: Callable[[Tensor], Tensor], shape: tuple[int, ...]
+) -> None:
+    """Only the proof found out."""
+    assert_refused_by_a_rule(Slicing(layer, cut), shape)
+
+
+def test_a_norm_of_another_axis_than_the_channels() -> None:
+    """Only the proof found out that a permutation put another axis in their place."""
+
+    class Permuted(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self[1](self[0](x).permute(0, 2, 1, 3))
+            return out
+
+    assert_refused_by_a_rule(Permuted(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)), (2, 4, 4, 5))
+
+
+def assert_refused_by_a_rule(model: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    randomize(model).double()
+    for given in (None, (x,)):
+        merged = fxrep.reparameterize(model, given, policy="kernels")
+        assert relative_error(run(merged, x), run(model, x)) < 1e-12
+        reasons = [item.reason for item in fxrep.report(merged).kept]
+        assert not any("the check" in reason for reason in reasons), reasons

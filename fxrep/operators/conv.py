@@ -189,6 +189,8 @@ def matmul(op: Operator) -> Linear:
 
 def linear(x: fx.Node, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
     """A linear layer of ``x``."""
+    if bias is not None and bias.dim() > 1:
+        raise Illegal(f"its bias has {bias.dim()} axes")
     map = ConvMap.conv(weight, stride=(), padding=(), dilation=(), groups=1)
     shift = ZERO if bias is None else bias.double()
     return Linear((x,), lambda form: compose(form, map, shift), composes=True, dtypes=(dtype,), kind="linear")

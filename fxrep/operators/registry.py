@@ -120,6 +120,8 @@ class Operator:
         tensor = self.program.constant(argument)
         if tensor is None:
             raise Illegal(f"its {what} is computed from the input or written to")
+        if tensor.is_complex():
+            raise Illegal(f"its {what} is complex")
         return tensor
 
     def rank(self, form: Form, node: fx.Node) -> int:
