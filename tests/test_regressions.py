@@ -621,3 +621,95 @@ def test_a_rule_that_trips_over_a_call_is_a_reason(monkeypatch: pytest.MonkeyPat
     model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3)).eval()
     kept = [item.reason for item in fxrep.report(fxrep.reparameterize(model)).kept if item.kind == "pad"]
     assert kept == ["it is called in a way that fxrep does not know: the rule"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: m.bn(m.a(x)) * m.number.flatten(),
+        lambda m, x: m.bn(m.a(x)) * torch.flatten(m.number, 0, -1),
+        lambda m, x: m.bn(m.a(x)) + (m.b(x).view(torch.int64) > 0),
+    ],
+)
+def test_calls_that_rank_inference_stumbled_over(body: Callable[..., Tensor]) -> None:
+    """The pass raised an error for a single number that is flattened, and for a view as another type."""
+    model = Program(body)
+    model.number = nn.Parameter(torch.tensor(2.0))
+    assert_right(model)
+
+
+@pytest.mark.parametrize(
+    ("constant", "shape"), [((1, 4), (4,)), ((1, 1), (4,)), ((1, 4), (2, 4)), ((1, 1, 4), (2, 3, 4)), ((1, 1, 4), (4,))]
+)
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_constant_with_more_axes_than_a_vector(
+    constant: tuple[int, ...], shape: tuple[int, ...], shown: bool
+) -> None:
+    """It went into the linear layer, and the axis that it brings to a single vector was gone."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = Slicing(nn.Linear(4, 4), lambda y: y + model.constant)  # type: ignore[operator]
+    model.constant = nn.Parameter(torch.randn(constant))
+    model.double().eval()
+    merged = fxrep.reparameterize(model, (x,) if shown else None)
+    assert relative_error(run(merged, x), run(model, x)) < 1e-12
+    assert len(fxrep.report(merged).merged) == int(shown and len(constant) <= len(shape))
+
+
+def convolves_otherwise() -> nn.Module:
+    """A convolution that wraps around along one axis alone, as images that tile are made."""
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1)), weight, bias)
+
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    conv._conv_forward = forward  # type: ignore[method-assign, assignment]
+    return conv
+
+
+def padded_as_built() -> nn.Module:
+    conv = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    conv.padding = (0, 0)
+    return conv
+
+
+@pytest.mark.parametrize("make", [convolves_otherwise, padded_as_built])
+def test_a_convolution_that_was_changed_after_it_was_built(make: Callable[[], nn.Module]) -> None:
+    """Its forward calls a method of the instance, and pads by what was made of the padding when it was built."""
+    assert_right(nn.Sequential(make(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "cut", "shape"),
+    [
+        (nn.Linear(4, 4), lambda y: torch.cat([y, y]), (2, 4)),
+        (nn.Linear(4, 4), lambda y: torch.cat([y, y], 0), (2, 3, 4)),
+        (nn.Conv2d(4, 4, 1), lambda y: F.adaptive_avg_pool2d(y.permute(0, 2, 1, 3), 1), (2, 4, 4, 5)),
+        (nn.Linear(4, 4), lambda y: F.adaptive_avg_pool1d(y, 1), (2, 4, 4)),
+    ],
+)
+def test_rules_that_took_the_channels_to_be_where_they_are_not(
+    layer: nn.Module, cut: Callable[[Tensor], Tensor], shape: tuple[int, ...]
+) -> None:
+    """Only the proof found out."""
+    assert_refused_by_a_rule(Slicing(layer, cut), shape)
+
+
+def test_a_norm_of_another_axis_than_the_channels() -> None:
+    """Only the proof found out that a permutation put another axis in their place."""
+
+    class Permuted(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self[1](self[0](x).permute(0, 2, 1, 3))
+            return out
+
+    assert_refused_by_a_rule(Permuted(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)), (2, 4, 4, 5))
+
+
+def assert_refused_by_a_rule(model: nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    randomize(model).double()
+    for given in (None, (x,)):
+        merged = fxrep.reparameterize(model, given, policy="kernels")
+        assert relative_error(run(merged, x), run(model, x)) < 1e-12
+        reasons = [item.reason for item in fxrep.report(merged).kept]
+        assert not any("the check" in reason for reason in reasons), reasons

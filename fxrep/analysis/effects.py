@@ -263,7 +263,7 @@ def reshaped_rank(node: fx.Node, module: nn.Module | None, ranks: dict[fx.Node, 
         sizes = given[0] if len(given) == 1 and isinstance(given[0], tuple | list) else given
         if len(given) == 1 and isinstance(given[0], fx.Node):  # the shape of another value, or one number
             return None
-        known = sizes and all(isinstance(size, int) or is_number(size) for size in sizes)
+        known = sizes and all(isinstance(s, int) or (isinstance(s, fx.Node) and is_number(s)) for s in sizes)
         return len(sizes) - 2 if known else None
     if name in ("reshape_as", "view_as"):
         return ranks.get(given[0]) if given else None
@@ -275,6 +275,8 @@ def reshaped_rank(node: fx.Node, module: nn.Module | None, ranks: dict[fx.Node, 
         return rank if keeps else rank - (len(dim) if isinstance(dim, tuple | list) else 1)
     found = [ranks.get(n) for n in node.all_input_nodes if not is_number(n)]
     known = [rank for rank in found if rank is not None]
+    if name == "matmul" and min(known, default=0) < 0:  # a vector: its only axis is summed over
+        return None
     return max(known) if known and len(known) == len(found) else None
 
 
@@ -288,7 +290,8 @@ def _flattened(rank: int | None, start: Any, end: Any) -> int | None:
         return 0
     if rank is None or not isinstance(start, int) or not isinstance(end, int):
         return None
-    return rank - (end % (rank + 2) - start % (rank + 2))
+    axes = max(1, rank + 2)  # what flattens a single number has one axis
+    return axes - 2 - (end % axes - start % axes)
 
 
 def reads_shape(node: fx.Node) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+CALL = ("forward", "_conv_forward", "_check_input_dim", "_output_padding")  # what a call of torch.nn's modules runs
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
 
@@ -54,8 +55,7 @@ _BUILTIN: weakref.WeakKeyDictionary[type[nn.Module], type[nn.Module] | None] = w
 def _builtin_base(kind: type[nn.Module]) -> type[nn.Module] | None:
     for base in kind.__mro__:
         if base.__module__.startswith("torch.nn.modules."):
-            methods = ("forward", "_conv_forward", "__call__", "_check_input_dim")
-            same = all(getattr(kind, m, None) is getattr(base, m, None) for m in methods)
+            same = all(getattr(kind, m, None) is getattr(base, m, None) for m in ("__call__", *CALL))
             plain = base is not nn.Module and not issubclass(base, nn.Sequential)
             return base if same and plain else None
     return None
@@ -74,8 +74,9 @@ def why_opaque(module: nn.Module) -> str | None:
             return f"{name} {_hook_name(next(iter(hooks.values())))}"
     if isinstance(module, torch.jit.ScriptModule):
         return "it is TorchScript"
-    if "forward" in vars(module):
-        return "its forward is replaced on the instance"
+    replaced = next((method for method in CALL if method in vars(module)), None)
+    if replaced is not None:
+        return f"its {replaced} is replaced on the instance"
     if isinstance(module, nn.Sequential) and type(module).__module__.startswith("torch.nn.utils"):
         return "it is parametrized"
     return None

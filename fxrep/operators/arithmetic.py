@@ -129,7 +129,7 @@ def _sum(op: Operator, a: Any, b: Any, alpha: Tensor, out: Any) -> Linear:
         rank = op.known_rank(form, value)
         if not added.any() and added.dim() == 0:  # x + 0 is x, whatever the rank
             return scaled
-        shift = align(added, rank)
+        shift = align(added, rank, op.known_axes(value))
         return fixed(scaled.shifted(shift), rank) if shift.dim() else scaled.shifted(shift)
 
     return Linear((value,), combine_constant, dtypes=_dtypes(op, source, constant), kind="add constant")
@@ -142,7 +142,7 @@ def _multiple(op: Operator, a: Any, constant: Tensor, source: Any, out: Any) -> 
 
     def combine(form: Form) -> Form:
         rank = op.known_rank(form, value)
-        factor = align(constant, rank)
+        factor = align(constant, rank, op.known_axes(value))
         return fixed(form.scaled(factor), rank) if factor.dim() else form.scaled(factor)
 
     return Linear((value,), combine, dtypes=_dtypes(op, source, constant), kind="scale")

@@ -36,8 +36,9 @@ def _join(op: Operator, forms: tuple[Form, ...], dim: int) -> Form:
     if len(maps) < len(terms):
         raise Illegal("what it joins is not a convolution")
     rank = len(maps[0].taps)
-    axes = rank + 2 if rank else op.program.ranks.get(op.node, -1) + 2
-    if any(len(map.taps) != rank for map in maps) or dim not in (-1 - rank, axes - 1 - rank):
+    axes = rank + 2 if rank else op.known_axes(op.node)
+    channels = {-1 - rank} if axes is None else {-1 - rank, axes - 1 - rank}
+    if any(len(map.taps) != rank for map in maps) or dim not in channels:
         raise Illegal("it joins along another axis than the channels'")
     sizes = tuple(map.out_channels for map in maps)
     parts = [form.shift.expand(size) for form, size in zip(forms, sizes, strict=True)]

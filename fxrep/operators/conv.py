@@ -21,10 +21,14 @@ def conv_module(op: Operator) -> Linear:
     """``y = W * x + b``, the convolution as the module is configured."""
     conv = op.module
     (x,) = op.arguments("input")
-    _require_batch(op, conv.weight.dim() - 2)
-    return _conv(
-        op.value(x), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
-    )
+    rank = conv.weight.dim() - 2
+    _require_batch(op, rank)
+    pads, mode = _pads(conv.padding, conv.weight.shape[2:], conv.dilation), conv.padding_mode
+    if mode != "zeros":  # its forward pads by what it made of ``padding`` when it was built
+        made = conv._reversed_padding_repeated_twice
+        pads = [*zip(made[::2], made[1::2], strict=True)][::-1]
+    stride, dilation = _spread(conv.stride, rank), _spread(conv.dilation, rank)
+    return _conv(op.value(x), conv.weight, conv.bias, stride, pads, dilation, conv.groups, mode)
 
 
 @operator(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -33,8 +37,10 @@ def transposed_module(op: Operator) -> Linear:
     conv = op.module
     (x,) = op.arguments("input")
     _require_batch(op, conv.weight.dim() - 2)
-    settings = conv.stride, conv.padding, conv.output_padding, conv.dilation, conv.groups
-    return transposed(op.value(x), conv.weight, conv.bias, conv.weight.dtype, *settings)
+    settings = conv.stride, conv.padding, conv.output_padding, conv.dilation
+    stride, padding, more, dilation = (_spread(value, conv.weight.dim() - 2) for value in settings)
+    return transposed(op.value(x), conv.weight, conv.bias, conv.weight.dtype, stride, padding, more, dilation,
+                      conv.groups)  # fmt: skip
 
 
 def transposed_function(op: Operator, rank: int) -> Linear:
@@ -95,8 +101,9 @@ def functional(op: Operator, rank: int) -> Linear:
     if not all(isinstance(n, int) for n in numbers) or not isinstance(padding, int | str | tuple | list):
         raise Illegal("its stride, padding or dilation is computed from the input")
     dtype = op.program.dtype(w) or weight.dtype
-    return _conv(op.value(x), weight, bias, _spread(stride, rank), padding, _spread(dilation, rank), groups, "zeros",
-                 dtype)  # fmt: skip
+    stride, dilation = _spread(stride, rank), _spread(dilation, rank)
+    pads = _pads(padding, weight.shape[2:], dilation)
+    return _conv(op.value(x), weight, bias, stride, pads, dilation, groups, "zeros", dtype)
 
 
 for _rank, _targets in {1: (F.conv1d, torch.conv1d), 2: (F.conv2d, torch.conv2d), 3: (F.conv3d, torch.conv3d)}.items():
@@ -109,13 +116,12 @@ def _conv(
     weight: Weight,
     bias: Tensor | None,
     stride: Sequence[int],
-    padding: str | int | Sequence[int],
+    pads: Sequence[tuple[int, int]],
     dilation: Sequence[int],
     groups: int,
     mode: str,
     dtype: torch.dtype | None = None,
 ) -> Linear:
-    pads = _pads(padding, weight.shape[2:], dilation)
     conv = ConvMap.conv(weight, stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode)
     shift = ZERO if bias is None else bias.double()
 
@@ -138,6 +144,7 @@ def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[
     """(before, after) for each axis; "same" puts the odd one after."""
     if padding == "valid":
         padding = 0
+    dilation = _spread(dilation, len(kernel))
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
@@ -182,6 +189,8 @@ def matmul(op: Operator) -> Linear:
 
 def linear(x: fx.Node, weight: Weight, bias: Tensor | None, dtype: torch.dtype) -> Linear:
     """A linear layer of ``x``."""
+    if bias is not None and bias.dim() > 1:
+        raise Illegal(f"its bias has {bias.dim()} axes")
     map = ConvMap.conv(weight, stride=(), padding=(), dilation=(), groups=1)
     shift = ZERO if bias is None else bias.double()
     return Linear((x,), lambda form: compose(form, map, shift), composes=True, dtypes=(dtype,), kind="linear")

@@ -37,7 +37,7 @@ def fill(op: Operator) -> Linear:
         side = written.axis - 2 if written.axis >= 0 else rank + written.axis, written.last, written.width
         if side not in bordered.missing:
             raise Illegal("it writes to more, or less, than one side of the border")
-        _require_same(align(value, rank), bordered.shift)
+        _require_same(align(value, rank, op.known_axes(written.base)), bordered.shift)
         missing = bordered.missing - {side}
         if not missing:
             return bordered.form.shifted(bordered.shift)

@@ -66,6 +66,8 @@ def normalize(
         rank = op.rank(form, value)
         if rank == 0 and op.program.ranks.get(value) != 0 and set(op.source_ranks(form)) != {0}:
             raise Illegal("its channels may be on another axis than those of its input; pass example_inputs")
+        if op.program.ranks.get(value, rank) != rank:
+            raise Illegal("its channels are on another axis than those of its input")
         return fixed(form.scaled(factor).shifted(shift), rank)
 
     def cancels() -> float:

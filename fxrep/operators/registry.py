@@ -125,6 +125,8 @@ class Operator:
         tensor = self.program.evaluate(argument)
         if tensor is None:
             raise Illegal(f"its {what} is computed from the input or written to")
+        if tensor.is_complex():
+            raise Illegal(f"its {what} is complex")
         return tensor
 
     def weight(self, argument: Any, what: str) -> Weight:
@@ -146,6 +148,10 @@ class Operator:
         if node not in self.program.ranks:
             raise Illegal("the rank of its input is not known; pass example_inputs")
         return self.program.ranks[node] + 2
+
+    def known_axes(self, node: fx.Node) -> int | None:
+        """As ``axes``; None if it is not known."""
+        return self.program.ranks[node] + 2 if node in self.program.ranks else None
 
     def known_rank(self, form: Form, node: fx.Node) -> int | None:
         """As ``rank``; None if it is not known."""
@@ -218,18 +224,22 @@ def fixed(form: Form, rank: int | None) -> Form:
     return form if form.rank is not None else replace(form, rank=rank)
 
 
-def align(constant: Tensor, rank: int | None) -> Tensor:
+def align(constant: Tensor, rank: int | None, axes: int | None = None) -> Tensor:
     """A broadcast constant as one number, or one per channel: shape () or (channels,), in float64.
 
-    The channel is the axis before the ``rank`` spatial ones.
+    The channel is the axis before the ``rank`` spatial ones. There are ``axes`` in all, if that is known; if not, an
+    image is taken to be one of a batch, and a value without spatial axes may be a single vector.
     """
     constant = constant.double()
-    if constant.numel() == 1 and (constant.dim() <= 1 or (rank is not None and constant.dim() <= rank + 2)):
+    most = axes if axes is not None else rank + 2 if rank else 1
+    if constant.numel() == 1 and constant.dim() <= most:
         return constant.reshape(())
     if rank is None:
         raise Illegal("the rank of its input is not known, so neither is the axis that the constant runs along")
-    if constant.dim() > rank + 2:
-        raise Illegal(f"a constant of shape {_shape(constant)} widens a value with {rank} spatial axes")
+    if constant.dim() > most:
+        may = "widens" if axes is not None or rank else "may widen"
+        known = "" if axes is not None or rank else "; pass example_inputs"
+        raise Illegal(f"a constant of shape {_shape(constant)} {may} a value with {rank} spatial axes{known}")
     channels = constant.shape[-1 - rank] if constant.dim() > rank else 1
     if channels != constant.numel():
         raise Illegal(f"a constant of shape {_shape(constant)} is not one number per channel")

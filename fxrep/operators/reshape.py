@@ -5,6 +5,7 @@ A scale and a shift per channel, or a linear layer, commute with them, so they m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -131,24 +132,37 @@ def mean(op: Operator, x: fx.Node, dim: Any, keepdim: Any) -> Linear:
     return Linear((x,), combine)
 
 
-@operator(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-def pool_module(op: Operator) -> Linear:
+def _pool_module(op: Operator, rank: int) -> Linear:
     """``y[c] = sum_o x[c, o] / positions``, where the output has one position."""
     (x,) = op.arguments("input")
-    return _pool(op, op.value(x), op.module.output_size)
+    return _pool(op, op.value(x), op.module.output_size, rank)
 
 
-@operator(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-def pool_function(op: Operator) -> Linear:
+def pool_function(op: Operator, rank: int) -> Linear:
     """``y[c] = sum_o x[c, o] / positions``, where the output has one position."""
     x, size = op.arguments("input output_size")
-    return _pool(op, op.value(x), size)
+    return _pool(op, op.value(x), size, rank)
 
 
-def _pool(op: Operator, x: fx.Node, size: Any) -> Linear:
+for _rank, _kind, _function in (
+    (1, nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d),
+    (2, nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d),
+    (3, nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d),
+):
+    operator(_kind)(functools.partial(_pool_module, rank=_rank))
+    operator(_function)(functools.partial(pool_function, rank=_rank))
+
+
+def _pool(op: Operator, x: fx.Node, size: Any, rank: int) -> Linear:
     if {*size} != {1} if isinstance(size, list | tuple) else size != 1:
         raise Illegal("its output has more than one position")
-    return Linear((x,), lambda form: _pooled(op, form, rank := op.rank(form, x), rank))
+
+    def combine(form: Form) -> Form:
+        if op.rank(form, x) != rank:
+            raise Illegal("it takes the mean over other axes than those of the image")
+        return _pooled(op, form, rank, rank)
+
+    return Linear((x,), combine)
 
 
 def _pooled(op: Operator, form: Form, rank: int, left: int) -> Form:
