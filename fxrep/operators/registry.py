@@ -47,6 +47,7 @@ Value = Form | Stacked | Bordered
 """What can be told of a node's value."""
 
 T = TypeVar("T")
+W = TypeVar("W", bound=Weight)
 
 
 def _ask(rule: Callable[..., T], *arguments: Any) -> T:
@@ -122,19 +123,11 @@ class Operator:
 
     def constant(self, argument: Any, what: str) -> Tensor:
         """``argument`` as a constant tensor."""
-        tensor = self.program.evaluate(argument)
-        if tensor is None:
-            raise Illegal(f"its {what} is computed from the input or written to")
-        if tensor.is_complex():
-            raise Illegal(f"its {what} is complex")
-        return tensor
+        return _usable(self.program.evaluate(argument), what)
 
     def weight(self, argument: Any, what: str) -> Weight:
         """``argument`` as a constant tensor of which the shape alone may be needed."""
-        weight = self.program.weight(argument)
-        if weight is None:
-            raise Illegal(f"its {what} is computed from the input or written to")
-        return weight
+        return _usable(self.program.weight(argument), what)
 
     def rank(self, form: Form, node: fx.Node) -> int:
         """The number of axes of ``form``, the form of ``node``, after the channels'."""
@@ -162,6 +155,14 @@ class Operator:
 
     def source_ranks(self, form: Form) -> list[int | None]:
         return [self.program.ranks.get(term.source) for term in form.terms]
+
+
+def _usable(constant: W | None, what: str) -> W:
+    if constant is None:
+        raise Illegal(f"its {what} is computed from the input or written to")
+    if constant.dtype.is_complex:
+        raise Illegal(f"its {what} is complex")
+    return constant
 
 
 Rule = Callable[[Operator], Linear]
