@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._ops import OpOverload
 from torch.nn import functional as F
 
 from ..capture.apart import call_as_is
@@ -79,7 +80,7 @@ def name_of(node: fx.Node) -> str:
     target = node.target
     if isinstance(target, str):
         return target
-    if isinstance(target, torch._ops.OpOverload):  # "add.Tensor" is an "add"
+    if isinstance(target, OpOverload):  # "add.Tensor" is an "add"
         return str(target.overloadpacket.__name__)
     return getattr(target, "__name__", "")
 
@@ -128,7 +129,7 @@ def is_deterministic(node: fx.Node) -> bool:
 def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:
     """The operands that a ``torch.ops`` operator declares to write to, or to alias; None if it is something else."""
     overload = getattr(node.target, "default", node.target)
-    if not isinstance(overload, torch._ops.OpOverload):
+    if not isinstance(overload, OpOverload):
         return None
     arguments = overload._schema.arguments
     if _keeps_statistics(node):
@@ -189,8 +190,9 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
         kind = builtin_type(module)
         fresh = kind is not None and issubclass(kind, FRESH_MODULES)
         return written if fresh else list(iterate((node.args, node.kwargs)))
+    name = name_of(node)
     if is_torch(node) and (
-        name_of(node) in FRESH | WRITES or name_of(node).removesuffix("_") in FRESH or _inplace_by_name(node)
+        name in FRESH or name in WRITES or name.removesuffix("_") in FRESH or _inplace_by_name(node)
     ):
         return written
     return list(iterate((node.args, node.kwargs)))

@@ -224,30 +224,30 @@ class Program:
 
     def _compute(self, node: fx.Node) -> Tensor:
         """The content of a constant, in memory of its own."""
-        known: dict[fx.Node, Tensor] = {}
+        known: dict[int, Tensor] = {}
         spare = [] if torch.is_grad_enabled() else [self._workspace]
         result: Tensor = self._call(node, {n: self._content(n, known, spare) for n in node.all_input_nodes})
         lasting = {tensor.untyped_storage().data_ptr() for tensor in (self._workspace.buffer, *self._lasting(node))}
         own = result.is_contiguous() and result.untyped_storage().data_ptr() not in lasting
         return result if own else result.clone()
 
-    def _content(self, node: fx.Node, known: dict[fx.Node, Tensor], spare: list[Workspace]) -> Tensor:
+    def _content(self, node: fx.Node, known: dict[int, Tensor], spare: list[Workspace]) -> Tensor:
         """The content of a constant, in float64; ``known`` are the parameters that were converted for the same result.
 
         What several operators read is computed once, with and without gradients. A large parameter is converted in a
         ``spare`` workspace.
         """
-        if node in known:
-            return known[node]
         if node not in self._computed:
             tensor = self._constants[node]
             assert tensor is not None
+            if id(tensor) in known:
+                return known[id(tensor)]
             narrow = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16)
             if spare and narrow and tensor.numel() >= LARGE:
-                known[node] = spare.pop().like(tensor, tensor.device).copy_(tensor)
+                known[id(tensor)] = spare.pop().like(tensor, tensor.device).copy_(tensor)
             else:
-                known[node] = _widened(tensor)
-            return known[node]
+                known[id(tensor)] = _widened(tensor)
+            return known[id(tensor)]
         key = node, torch.is_grad_enabled()
         if key in self._kept:
             return self._kept[key]
