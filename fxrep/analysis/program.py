@@ -162,21 +162,31 @@ class Program:
         def widen(n: fx.Node) -> Tensor:
             return inputs[n].double() if inputs[n].is_floating_point() else inputs[n]
 
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), widen)
-        function: Callable[..., Any]
-        if module is not None:
-            function = with_tensors(module, Tensor.double).forward
-        elif node.op == "call_method":
-            function = getattr(Tensor, str(node.target))
-        else:
-            function = node.target  # type: ignore[assignment]
         try:
-            result = function(*args, **kwargs)
+            result = self._run(node, self._in_own_types() if effects.jumps(node) else widen, Tensor.double)
         except Exception:
             return None
         if isinstance(result, bool | int | float):
             return torch.tensor(float(result), dtype=torch.float64)
         return result if isinstance(result, Tensor) else None
+
+    def _run(self, node: fx.Node, value: Callable[[fx.Node], Any], cast: Callable[[Tensor], Tensor]) -> Any:
+        """What an operator makes of the ``value`` of each of its operands, a module with its weights ``cast``."""
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
+        module = self.module(node)
+        function: Any = getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
+        return (function if module is None else with_tensors(module, cast).forward)(*args, **kwargs)
+
+    def _in_own_types(self) -> Callable[[fx.Node], Any]:
+        """The constants as the program itself computes them."""
+        known: dict[fx.Node, Any] = {}
+
+        def value(node: fx.Node) -> Any:
+            if node not in known:
+                known[node] = self.tensor(node) if node.op == "get_attr" else self._run(node, value, lambda t: t)
+            return known[node]
+
+        return value
 
     def _is_function(self, module: nn.Module) -> bool:
         """Whether a call of a module gives the same for the same input, with weights that stay what they are."""
