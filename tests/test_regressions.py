@@ -713,3 +713,25 @@ def assert_refused_by_a_rule(model: nn.Module, shape: tuple[int, ...]) -> None:
         assert relative_error(run(merged, x), run(model, x)) < 1e-12
         reasons = [item.reason for item in fxrep.report(merged).kept]
         assert not any("the check" in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda p: (p * 3.0 > 0.3).to(torch.float32),
+        lambda p: torch.round(p * 5) + 1,
+        lambda p: (p * 10.0).floor(),
+        lambda p: torch.div(p * 3, 0.3, rounding_mode="trunc"),
+    ],
+)
+def test_a_constant_that_jumps(step: Callable[[Tensor], Tensor]) -> None:
+    """It was computed in float64, on the other side of the step than the program is in its own type."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return m.a(x) * step(m.level).view(4, 1, 1) + m.b(x)  # type: ignore[no-any-return]
+
+    model = Program(body)
+    model.level = nn.Parameter(torch.tensor([0.1, 0.3, 0.7, 0.9]))
+    randomize(model)
+    x = image()
+    assert relative_error(run(fxrep.reparameterize(model), x), run(model, x)) < 1e-5

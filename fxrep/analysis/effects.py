@@ -50,6 +50,16 @@ POINTWISE_MODULES = (
     nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid,
     nn.LeakyReLU, nn.ELU, nn.Mish, nn.PReLU, nn.Softplus, nn.modules.batchnorm._BatchNorm,
 )  # fmt: skip
+# Where a value that is off by a rounding may be off by a step.
+JUMPS = {
+    "gt", "ge", "lt", "le", "eq", "ne", "greater", "greater_equal", "less", "less_equal", "not_equal", "isclose",
+    "__gt__", "__ge__", "__lt__", "__le__", "__eq__", "__ne__", "sign", "sgn", "heaviside", "round", "floor", "ceil",
+    "trunc", "fix", "frac", "fmod", "mod", "remainder", "floordiv", "floor_divide", "__floordiv__", "__mod__", "div",
+    "divide", "argmax", "argmin", "argsort", "sort", "topk", "kthvalue", "median", "mode", "unique", "bucketize",
+    "searchsorted", "to", "type", "type_as", "bool", "byte", "char", "short", "int", "long", "_to_copy", "logical_not",
+    "fake_quantize_per_tensor_affine", "fake_quantize_per_channel_affine", "quantize_per_tensor",
+    "quantize_per_channel", "nonzero",
+}  # fmt: skip
 RESHAPES = {"flatten", "view", "reshape", "permute", "reshape_as", "view_as", "mean", "add", "sub", "mul", "truediv",
             "div", "matmul"}  # fmt: skip
 POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu",
@@ -124,6 +134,12 @@ def is_deterministic(node: fx.Node) -> bool:
         and not may_write(node, None)
         and "out" not in node.kwargs
     )
+
+
+def jumps(node: fx.Node) -> bool:
+    """Whether a rounding of what a node reads may make a step in what it computes."""
+    name = name_of(node)
+    return name in JUMPS and (name not in ("div", "divide") or "rounding_mode" in node.kwargs)
 
 
 def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:

@@ -198,6 +198,12 @@ class Program:
             inputs[n] = tensor
         if not inputs or (module is None and not effects.is_deterministic(node)) or self.is_written(node):
             return None
+        if effects.jumps(node):
+            try:
+                result = self._own(node, {})
+            except Exception:
+                return None
+            return result if isinstance(result, Tensor) else None
         if not self._untyped.isdisjoint(inputs):
             self._untyped.add(node)
         try:
@@ -278,6 +284,15 @@ class Program:
         elif node.op == "call_method":
             function = getattr(Tensor, str(node.target))
         return function(*args, **kwargs)
+
+    def _own(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        """A constant as the program itself computes it, in its own types: a step is where it has it."""
+        if node not in known:
+            inputs = {n: self._own(n, known) for n in node.all_input_nodes}
+            known[node] = (
+                self.tensor(node) if node.op == "get_attr" else self._call(node, inputs, lambda tensor: tensor)
+            )
+        return known[node]
 
     def _is_function(self, module: nn.Module) -> bool:
         """Whether a call of a module gives the same for the same input, with weights that stay what they are."""
