@@ -92,6 +92,23 @@ def test_what_is_wrong_is_seen(spoil, failure, monkeypatch) -> None:
     assert failure in row["failures"], row
 
 
+@pytest.mark.parametrize(
+    ("convs", "norms", "adds", "more"),
+    [
+        ([4, 4], [52, 0], [32, 36], False),
+        ([4, 5], [52, 0], [32, 32], True),
+        ([4, 4], [2, 2], [32, 33], True),
+        ([4, 4], [2, 1], [32, 34], True),
+        ([4, 4], [2, 3], [32, 31], True),
+    ],
+)
+def test_more_runs_than_before(convs: list[int], norms: list[int], adds: list[int], more: bool) -> None:
+    """A bias that a linear layer adds on its own is where a norm was."""
+    row = {"shapes": True, "error": 0.0, "own_error": 0.0, "unchanged": True, "shares": [], "class": True}
+    row |= {"unexplained": [], "convs": convs, "norms": norms, "adds": adds}
+    assert measure.judge(row) == ["more"] * more
+
+
 def test_a_hang_makes_a_row() -> None:
     ((case, row),) = run_all([SMALL], jobs=1, seconds=0.1, gigabytes=8)
     assert case == SMALL
