@@ -19,7 +19,7 @@ from ..analysis.cost import Policy
 from ..analysis.forms import Form, add
 from ..analysis.program import Program
 from ..capture.kinds import builtin_type
-from ..convmap import Illegal, Weight
+from ..convmap import Deferred, Illegal, Weight
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,15 @@ class Operator:
 
     def constant(self, argument: Any, what: str) -> Tensor:
         """``argument`` as a constant tensor."""
-        tensor = self.program.evaluate(argument)
-        if tensor is None:
-            raise Illegal(f"its {what} is computed from the input or written to")
-        return tensor
+        weight = self.weight(argument, what)
+        return weight.compute() if isinstance(weight, Deferred) else weight
 
     def weight(self, argument: Any, what: str) -> Weight:
         """``argument`` as a constant tensor of which the shape alone may be needed."""
-        weight = self.program.weight(argument)
-        if weight is None:
+        tensor = self.program.weight(argument)
+        if tensor is None:
             raise Illegal(f"its {what} is computed from the input or written to")
-        return weight
+        return tensor
 
     def rank(self, form: Form, node: fx.Node) -> int:
         """The number of axes of ``form``, the form of ``node``, after the channels'."""
