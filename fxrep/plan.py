@@ -28,7 +28,8 @@ from .cover.flat import flat_names, place_flat
 from .cover.liveness import Liveness, dead_tensors
 from .cover.placement import Placement, Usage, place
 from .cover.regions import Analysis, Region
-from .weights import Workspace, build_modules
+from .weights import build_modules
+from .workspace import Workspace
 
 MODES = {"autocast", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled"}
 # as generated code has them

@@ -13,7 +13,7 @@ from .analysis.forms import Term, biases
 from .convmap import Cast, ConvMap, Deferred, Weight
 from .cover.regions import Region
 from .validate import TOLERANCE, Check, relative_error
-from .workspace import Workspace as Workspace
+from .workspace import Workspace
 
 CONV = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -131,16 +131,11 @@ class Program:
             return torch.tensor(float(value), dtype=torch.float64)
         return value if isinstance(value, Tensor) else None
 
-    def evaluate(self, value: Any) -> Tensor | None:
-        """A constant with its content: a parameter as it is; what is computed from parameters, in float64."""
-        weight = self.weight(value)
-        try:
-            return weight.compute() if isinstance(weight, Deferred) else weight
-        except Exception:
-            return None
-
     def weight(self, value: Any) -> Tensor | Deferred | None:
-        """A constant with its content, which is computed when it is needed: it is as large as the model's weights."""
+        """A constant with its content: a parameter as it is; what is computed from parameters, in float64, when needed.
+
+        It is as large as the model's weights.
+        """
         constant = self.constant(value)
         if constant is None or value not in self._computed:
             return constant

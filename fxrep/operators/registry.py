@@ -19,7 +19,7 @@ from ..analysis.cost import Policy
 from ..analysis.forms import Form, add
 from ..analysis.program import Program
 from ..capture.kinds import builtin_type
-from ..convmap import Illegal, Weight
+from ..convmap import Deferred, Illegal, Weight
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class Operator:
 
     def constant(self, argument: Any, what: str) -> Tensor:
         """``argument`` as a constant tensor."""
-        return _usable(self.program.evaluate(argument), what)
+        weight = self.weight(argument, what)
+        return weight.compute() if isinstance(weight, Deferred) else weight
 
     def weight(self, argument: Any, what: str) -> Weight:
         """``argument`` as a constant tensor of which the shape alone may be needed."""
