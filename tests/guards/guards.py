@@ -1187,14 +1187,7 @@ guard(
     tests=(f"{OWN}::test_operators_on_an_example[a height that is widened]",),
 )
 
-guard.of("analysis/program.py", *WRITES, f"{OWN}::test_one_tensor_for_two_inputs")
-guard(
-    "aliases: what a method keeps",
-    "a method that keeps something may give it twice, or write to what it gave",
-    "self._alias.union(by_storage.setdefault(-1, node), node)",
-    "pass",
-    tests=(APART,),
-)
+guard.of("analysis/constants.py", *WRITES)
 guard(
     "constants: written parameters",
     "a buffer that is written to is not a constant",
@@ -1211,8 +1204,37 @@ guard(
 guard(
     "constants: modules",
     "a module that draws random numbers, or has hooks, gives another value in each call",
-    "if module is not None and not self._is_function(module):",
+    "if module is not None and not self.is_function(module):",
     tests=(CONSTANTS,),
+)
+guard(
+    "constants: steps",
+    "a constant that jumps does so where the program, in its own type, has the step",
+    "if effects.jumps(node):",
+    tests=(f"{REGRESSIONS}::test_a_constant_that_jumps",),
+)
+guard(
+    "constants: memory of their own",
+    "a merged kernel is scaled in place, in memory that nobody else reads",
+    "return result if own else result.clone()",
+    "return result",
+    tests=(CONSTANTS,),
+)
+guard(
+    "constants: shared ones last",
+    "what several operators read is not in memory that the next is computed in",
+    "known, spare = {}, []",
+    "pass",
+    tests=(CONSTANTS,),
+)
+
+guard.of("analysis/program.py", *WRITES, f"{OWN}::test_one_tensor_for_two_inputs")
+guard(
+    "aliases: what a method keeps",
+    "a method that keeps something may give it twice, or write to what it gave",
+    "self._alias.union(by_storage.setdefault(-1, node), node)",
+    "pass",
+    tests=(APART,),
 )
 guard(
     "constants: modules that are opaque",
