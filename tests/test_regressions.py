@@ -735,3 +735,48 @@ def test_a_constant_that_jumps(step: Callable[[Tensor], Tensor]) -> None:
     randomize(model)
     x = image()
     assert relative_error(run(fxrep.reparameterize(model), x), run(model, x)) < 1e-5
+
+
+class Parallel(nn.Module):
+    """Two branches, each with a norm, and what is added to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm_a, self.norm_b = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm_a(self.a(x)) + self.norm_b(self.b(x))
+        return out
+
+
+class Chained(Parallel):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm_a(self.a(x))
+        return out
+
+
+@pytest.mark.parametrize("block", [Parallel, Chained])
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda block: hasattr(block, "norm_a"),
+        lambda block: isinstance(block.norm_a, nn.BatchNorm2d),
+        lambda block: getattr(block, "norm_a", None) is not None,
+    ],
+)
+def test_code_around_a_module_that_looks_at_what_is_in_it(
+    block: type[nn.Module], asks: Callable[[nn.Module], bool]
+) -> None:
+    """It found no norm any more, and took the other way."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = block()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.block(x) if asks(self.block) else x
+            return out
+
+    assert_right(Model())

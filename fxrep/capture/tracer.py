@@ -53,9 +53,9 @@ class Call:
 
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
     that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
-    counted or went through; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
-    caught the error; ``changes``, that it changed a list or dictionary that it was given; ``state`` is what was there
-    before, while it is traced.
+    counted or went through; ``looked``, children of others that it looked at, and did not call; ``guessed`` says that
+    it asked a symbol for its value, which raises an error, and may have caught the error; ``changes``, that it changed a
+    list or dictionary that it was given; ``state`` is what was there before, while it is traced.
     """
 
     module: nn.Module
@@ -68,6 +68,7 @@ class Call:
     reads: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     held: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     walked: set[nn.Module] = field(default_factory=set)
+    looked: set[nn.Module] = field(default_factory=set)
     guessed: bool = False
     changes: bool = False
     state: State | None = None
@@ -297,6 +298,8 @@ class Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if type(m).__call__ is not nn.Module.__call__:  # its code around the call would be recorded and run again
             raise TypeError(f"'{path}' has a __call__ of its own")
+        if self.current is not None:
+            self.current.looked.discard(m)
         if self.is_leaf_module(m, path):
             return self._call_opaque(m, path, args, kwargs)
         outer, call = self.current, Call(m, path, self.current)
@@ -438,7 +441,9 @@ class Tracer(fx.Tracer):
         """Whether a call of a method, of which nothing is kept, gives a tensor."""
         call, mark, state, asked = self.current, self._last_node(), State(module), set(self.asked)
         assert call is not None
-        noted = {name: copy.copy(getattr(call, name)) for name in ("absent", "reads", "held", "walked", "guessed")}
+        noted = {
+            name: copy.copy(getattr(call, name)) for name in ("absent", "reads", "held", "walked", "looked", "guessed")
+        }
         self.trying = True
         try:
             result = method(*args, **kwargs)

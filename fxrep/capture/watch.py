@@ -71,7 +71,14 @@ class reads_are_noted:
         self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
 
         def noted(module: nn.Module, name: str) -> Any:
-            value = read(module, name)
+            try:
+                value = read(module, name)
+            except AttributeError:  # a child, or nothing
+                call = tracer.current
+                child = vars(module).get("_modules", {}).get(name)
+                if child is not None and call is not None and module is not call.module:
+                    call.looked.add(child)
+                raise
             kind = type(value)
             if kind in NOTED:
                 call = tracer.current

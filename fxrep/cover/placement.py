@@ -56,6 +56,7 @@ class Usage:
         self.ordinal: dict[fx.Node, int] = {}
         self.read: set[int] = set()
         self.walked: set[nn.Module] = set()
+        self.looked: set[nn.Module] = set()
         self.own: dict[Call, list[fx.Node]] = defaultdict(list)
         paths: dict[nn.Module, list[str]] = defaultdict(list)
         for path, module in walk_paths(model) if opaque else ():
@@ -66,6 +67,7 @@ class Usage:
             piece = program.piece
             self.times.update(call.module for call in piece.calls)
             self.walked.update(*(call.walked for call in piece.calls))
+            self.looked.update(*(call.looked for call in piece.calls))
             for node in program.nodes:
                 own = self.own[piece.call_of[node]]
                 self.ordinal[node] = len(own)
@@ -282,6 +284,8 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
         return "it writes in place to a value of its caller's, who may go on with that"
     if not placement.in_place and piece.call_of[placement.site].module in usage.walked:
         return "other code goes through the modules where the merged one would be"
+    if usage.looked and any(_module(piece, n) in usage.looked for n in placement.swapped):
+        return "other code looks at a module that an identity would take the place of"
     if not usage.unseen:
         return None
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
