@@ -780,3 +780,18 @@ def test_code_around_a_module_that_looks_at_what_is_in_it(
             return out
 
     assert_right(Model())
+
+
+def test_code_that_gets_a_parameter_by_its_path() -> None:
+    """It cannot be traced, and the norm that it names in a string was taken out."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Parallel()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.block(x) * self.get_buffer("block.norm_a.running_var").sum()
+            return out + self.get_parameter("block.norm_b.weight").sum()
+
+    assert_right(Model())

@@ -54,8 +54,8 @@ class Call:
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
     that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
     counted or went through; ``looked``, children of others that it looked at, and did not call; ``guessed`` says that
-    it asked a symbol for its value, which raises an error, and may have caught the error; ``changes``, that it changed a
-    list or dictionary that it was given; ``state`` is what was there before, while it is traced.
+    it asked a symbol for its value, which raises an error, and may have caught the error; ``changes``, that it changed
+    a list or dictionary that it was given; ``state`` is what was there before, while it is traced.
     """
 
     module: nn.Module

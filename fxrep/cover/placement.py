@@ -21,7 +21,7 @@ from ..capture.walk import tensors, walk_paths
 from .regions import Region
 
 LISTS = {"children", "named_children", "_modules"}
-WALKS = {"modules", "named_modules", "get_submodule"}
+WALKS = {"modules", "named_modules", "get_submodule", "get_parameter", "get_buffer"}
 
 
 @dataclass(eq=False)
