@@ -795,3 +795,16 @@ def test_code_that_gets_a_parameter_by_its_path() -> None:
             return out + self.get_parameter("block.norm_b.weight").sum()
 
     assert_right(Model())
+
+
+@pytest.mark.parametrize("policy", ["default", "kernels"])
+def test_branches_that_are_made_contiguous_for_a_view(policy: Any) -> None:
+    """The convolution in their place gave its value in the layout of its input, and the view raised an error."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return (m.a(x).contiguous() + m.b(x).contiguous()).view(2, -1)  # type: ignore[no-any-return]
+
+    model, x = randomize(Program(body)), image().to(memory_format=torch.channels_last)
+    merged = fxrep.reparameterize(model, policy=policy)
+    with torch.no_grad():
+        assert relative_error(merged(x), model(x)) < 1e-5

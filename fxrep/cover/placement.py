@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from ..analysis import effects
 from ..analysis.program import Program
 from ..capture.code import asks_for_types, entry_points, reachable_names
 from ..capture.tracer import Call, Piece, join
@@ -198,6 +199,8 @@ def computed_at(region: Region, site: fx.Node, after: list[fx.Node]) -> Placemen
     if any(region.linear[n].convolves or len(region.linear[n].operands) > 1 for n in stay):
         return None
     dies = [n for n in region.interior if n in before and n not in stay]
+    if any(map(effects.lays_out, dies)) and any(map(effects.needs_layout, region.program.nodes)):
+        return None
     return Placement(region, site, _passing(region, [*stay, *after]), dies, reads=reads)
 
 
