@@ -808,3 +808,16 @@ def test_branches_that_are_made_contiguous_for_a_view(policy: Any) -> None:
     merged = fxrep.reparameterize(model, policy=policy)
     with torch.no_grad():
         assert relative_error(merged(x), model(x)) < 1e-5
+
+
+def test_a_model_that_gives_nan_for_its_example_inputs() -> None:
+    """The outputs were said to differ, although both were NaN at the same places."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return (m.a(x) + m.b(x)).clamp(min=-0.1).sqrt()  # type: ignore[no-any-return]
+
+    model, x = randomize(Program(body)), image()
+    merged = fxrep.reparameterize(model, (x,))
+    assert len(fxrep.report(merged).merged) == 1
+    torch.testing.assert_close(run(merged, x), run(model, x), equal_nan=True)
+    assert run(model, x).isnan().any()
