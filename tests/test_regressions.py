@@ -821,3 +821,20 @@ def test_a_model_that_gives_nan_for_its_example_inputs() -> None:
     assert len(fxrep.report(merged).merged) == 1
     torch.testing.assert_close(run(merged, x), run(model, x), equal_nan=True)
     assert run(model, x).isnan().any()
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, (nn.BatchNorm1d, nn.BatchNorm2d), nn.Identity])
+def test_code_that_asks_for_the_class_of_a_norm(kind: Any) -> None:
+    """The identity in its place was another class, and the other way was taken."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            out: Tensor = self.norm(x if isinstance(self.norm, kind) else x * 2)
+            return out
+
+    assert_merged(randomize(Model()), image(), convs=1)

@@ -53,9 +53,10 @@ class Call:
 
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
     that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
-    counted or went through; ``looked``, children of others that it looked at, and did not call; ``guessed`` says that
-    it asked a symbol for its value, which raises an error, and may have caught the error; ``changes``, that it changed
-    a list or dictionary that it was given; ``state`` is what was there before, while it is traced.
+    counted or went through; ``looked``, children of others that it looked at, and did not call, ``typed``, modules
+    whose class it asked for; ``guessed`` says that it asked a symbol for its value, which raises an error, and may have
+    caught the error; ``changes``, that it changed a list or dictionary that it was given; ``state`` is what was there
+    before, while it is traced.
     """
 
     module: nn.Module
@@ -69,6 +70,7 @@ class Call:
     held: dict[tuple[nn.Module, str], Any] = field(default_factory=dict)
     walked: set[nn.Module] = field(default_factory=set)
     looked: set[nn.Module] = field(default_factory=set)
+    typed: set[nn.Module] = field(default_factory=set)
     guessed: bool = False
     changes: bool = False
     state: State | None = None
@@ -234,7 +236,7 @@ class Tracer(fx.Tracer):
         state.add({type(module) for _, module in walk(root)})
         try:
             with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-                for patch in (tensors_are_tensors(root), factories_are_recorded(self), extremes_are_recorded()):
+                for patch in (tensors_are_tensors(self, root), factories_are_recorded(self), extremes_are_recorded()):
                     patched.enter_context(patch)
                 graph = self.trace(root)
             if self.calls[0].guessed:
@@ -442,7 +444,8 @@ class Tracer(fx.Tracer):
         call, mark, state, asked = self.current, self._last_node(), State(module), set(self.asked)
         assert call is not None
         noted = {
-            name: copy.copy(getattr(call, name)) for name in ("absent", "reads", "held", "walked", "looked", "guessed")
+            name: copy.copy(getattr(call, name))
+            for name in ("absent", "reads", "held", "walked", "looked", "typed", "guessed")
         }
         self.trying = True
         try:

@@ -68,7 +68,7 @@ class Usage:
             piece = program.piece
             self.times.update(call.module for call in piece.calls)
             self.walked.update(*(call.walked for call in piece.calls))
-            self.looked.update(*(call.looked for call in piece.calls))
+            self.looked.update(*(call.looked | call.typed for call in piece.calls))
             for node in program.nodes:
                 own = self.own[piece.call_of[node]]
                 self.ordinal[node] = len(own)
