@@ -370,6 +370,9 @@ def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | 
 
 
 def _require_equal(expected: list[Tensor], found: list[Tensor]) -> None:
+    if [t.shape for t in expected] == [t.shape for t in found]:  # every merge is proved: NaN may be what a model gives
+        both = [a.isnan() & b.isnan() for a, b in zip(expected, found, strict=True)]
+        expected, found = ([t.masked_fill(m, 0) for t, m in zip(ts, both, strict=True)] for ts in (expected, found))
     result = _difference(expected, found)
     if not result.ok:
         raise RuntimeError(f"the merged model's outputs differ on example_inputs, so nothing was changed: {result}")

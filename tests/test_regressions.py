@@ -735,3 +735,106 @@ def test_a_constant_that_jumps(step: Callable[[Tensor], Tensor]) -> None:
     randomize(model)
     x = image()
     assert relative_error(run(fxrep.reparameterize(model), x), run(model, x)) < 1e-5
+
+
+class Parallel(nn.Module):
+    """Two branches, each with a norm, and what is added to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm_a, self.norm_b = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm_a(self.a(x)) + self.norm_b(self.b(x))
+        return out
+
+
+class Chained(Parallel):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm_a(self.a(x))
+        return out
+
+
+@pytest.mark.parametrize("block", [Parallel, Chained])
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda block: hasattr(block, "norm_a"),
+        lambda block: isinstance(block.norm_a, nn.BatchNorm2d),
+        lambda block: getattr(block, "norm_a", None) is not None,
+    ],
+)
+def test_code_around_a_module_that_looks_at_what_is_in_it(
+    block: type[nn.Module], asks: Callable[[nn.Module], bool]
+) -> None:
+    """It found no norm any more, and took the other way."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = block()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.block(x) if asks(self.block) else x
+            return out
+
+    assert_right(Model())
+
+
+def test_code_that_gets_a_parameter_by_its_path() -> None:
+    """It cannot be traced, and the norm that it names in a string was taken out."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Parallel()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.block(x) * self.get_buffer("block.norm_a.running_var").sum()
+            return out + self.get_parameter("block.norm_b.weight").sum()
+
+    assert_right(Model())
+
+
+@pytest.mark.parametrize("policy", ["default", "kernels"])
+def test_branches_that_are_made_contiguous_for_a_view(policy: Any) -> None:
+    """The convolution in their place gave its value in the layout of its input, and the view raised an error."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return (m.a(x).contiguous() + m.b(x).contiguous()).view(2, -1)  # type: ignore[no-any-return]
+
+    model, x = randomize(Program(body)), image().to(memory_format=torch.channels_last)
+    merged = fxrep.reparameterize(model, policy=policy)
+    with torch.no_grad():
+        assert relative_error(merged(x), model(x)) < 1e-5
+
+
+def test_a_model_that_gives_nan_for_its_example_inputs() -> None:
+    """The outputs were said to differ, although both were NaN at the same places."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return (m.a(x) + m.b(x)).clamp(min=-0.1).sqrt()  # type: ignore[no-any-return]
+
+    model, x = randomize(Program(body)), image()
+    merged = fxrep.reparameterize(model, (x,))
+    assert len(fxrep.report(merged).merged) == 1
+    torch.testing.assert_close(run(merged, x), run(model, x), equal_nan=True)
+    assert run(model, x).isnan().any()
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, (nn.BatchNorm1d, nn.BatchNorm2d), nn.Identity])
+def test_code_that_asks_for_the_class_of_a_norm(kind: Any) -> None:
+    """The identity in its place was another class, and the other way was taken."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            out: Tensor = self.norm(x if isinstance(self.norm, kind) else x * 2)
+            return out
+
+    assert_merged(randomize(Model()), image(), convs=1)

@@ -142,6 +142,16 @@ def jumps(node: fx.Node) -> bool:
     return name in JUMPS and (name not in ("div", "divide") or "rounding_mode" in node.kwargs)
 
 
+def lays_out(node: fx.Node) -> bool:
+    """Whether an operator that changes no value is there for how it lies in memory."""
+    return name_of(node) == "contiguous" or "memory_format" in node.kwargs
+
+
+def needs_layout(node: fx.Node) -> bool:
+    """Whether it depends on how a value lies in memory what an operator gives, or whether it raises an error."""
+    return name_of(node) in ("view", "view_as", "as_strided", "stride", "is_contiguous")
+
+
 def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:
     """The operands that a ``torch.ops`` operator declares to write to, or to alias; None if it is something else."""
     overload = getattr(node.target, "default", node.target)

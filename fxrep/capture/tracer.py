@@ -81,7 +81,7 @@ class Tracer(fx.Tracer):
         state.add({type(module) for _, module in walk(root)})
         try:
             with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-                for patch in (tensors_are_tensors(root), factories_are_recorded(self), extremes_are_recorded()):
+                for patch in (tensors_are_tensors(self, root), factories_are_recorded(self), extremes_are_recorded()):
                     patched.enter_context(patch)
                 graph = self.trace(root)
             if self.calls[0].guessed:
@@ -146,6 +146,8 @@ class Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if type(m).__call__ is not nn.Module.__call__:  # its code around the call would be recorded and run again
             raise TypeError(f"'{path}' has a __call__ of its own")
+        if self.current is not None:
+            self.current.looked.discard(m)
         if self.is_leaf_module(m, path):
             return self._call_opaque(m, path, args, kwargs)
         outer, call = self.current, Call(m, path, self.current)
@@ -287,7 +289,10 @@ class Tracer(fx.Tracer):
         """Whether a call of a method, of which nothing is kept, gives a tensor."""
         call, mark, state, asked = self.current, self._last_node(), State(module), set(self.asked)
         assert call is not None
-        noted = {name: copy.copy(getattr(call, name)) for name in ("absent", "reads", "held", "walked", "guessed")}
+        noted = {
+            name: copy.copy(getattr(call, name))
+            for name in ("absent", "reads", "held", "walked", "looked", "typed", "guessed")
+        }
         self.trying = True
         try:
             result = method(*args, **kwargs)

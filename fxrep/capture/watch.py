@@ -50,17 +50,25 @@ class RandomDraw(TypeError):
 class tensors_are_tensors:
     """Let ``isinstance(x, torch.Tensor)`` hold for symbols, in the files that the modules' classes are written in."""
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, tracer: Recorder, root: nn.Module) -> None:
+        self.tracer = tracer
         files = {id(f.__globals__): f.__globals__ for _, m in walk(root) if (f := _written(m)) is not None}
         self.files = [names for names in files.values() if "isinstance" not in names]
 
     def __enter__(self) -> None:
         for names in self.files:
-            names["isinstance"] = is_instance
+            names["isinstance"] = self.is_instance
 
     def __exit__(self, *_: object) -> None:
         for names in self.files:
             del names["isinstance"]
+
+    def is_instance(self, value: Any, kind: Any) -> bool:
+        """The answer, noting the module of which it would be another one if an identity were in its place."""
+        answer = is_instance(value, kind)
+        if isinstance(value, nn.Module) and answer != issubclass(nn.Identity, kind) and self.tracer.current is not None:
+            self.tracer.current.typed.add(value)
+        return answer
 
 
 def _is_plain(value: object) -> bool:
@@ -81,9 +89,16 @@ class reads_are_noted:
         self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
 
         def noted(module: nn.Module, name: str) -> Any:
-            value = read(module, name)
             if name in UNNOTED:
-                return value
+                return read(module, name)
+            try:
+                value = read(module, name)
+            except AttributeError:  # a child, or nothing
+                call = tracer.current
+                child = vars(module).get("_modules", {}).get(name)
+                if child is not None and call is not None and module is not call.module:
+                    call.looked.add(child)
+                raise
             kind = type(value)
             if kind in NOTED:
                 call = tracer.current

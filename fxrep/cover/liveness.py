@@ -30,6 +30,8 @@ class Liveness:
         vanished = _dead_calls(program, edits, anew)
         for call in piece.calls:
             self._module(call.module, join(piece.path, call.path), call in vanished)
+            if call.module not in anew:  # its code stays, and looks for them again
+                self.live.update(call.looked | call.typed)
         for node in program.nodes:
             call = piece.call_of[node]
             gone = node in edits.gone and (call in vanished or call.module in anew)  # a forward that stays runs it

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from ..analysis import effects
 from ..analysis.program import Program
 from ..capture.code import asks_for_types, entry_points, reachable_names
 from ..capture.piece import Call, Piece
@@ -21,7 +22,7 @@ from ..capture.walk import join, tensors, walk_paths
 from .regions import Region
 
 LISTS = {"children", "named_children", "_modules"}
-WALKS = {"modules", "named_modules", "get_submodule"}
+WALKS = {"modules", "named_modules", "get_submodule", "get_parameter", "get_buffer"}
 
 
 @dataclass(eq=False)
@@ -56,6 +57,7 @@ class Usage:
         self.ordinal: dict[fx.Node, int] = {}
         self.read: set[int] = set()
         self.walked: set[nn.Module] = set()
+        self.looked: set[nn.Module] = set()
         self.own: dict[Call, list[fx.Node]] = defaultdict(list)
         paths: dict[nn.Module, list[str]] = defaultdict(list)
         for path, module in walk_paths(model) if opaque else ():
@@ -66,6 +68,7 @@ class Usage:
             piece = program.piece
             self.times.update(call.module for call in piece.calls)
             self.walked.update(*(call.walked for call in piece.calls))
+            self.looked.update(*(call.looked | call.typed for call in piece.calls))
             for node in program.nodes:
                 own = self.own[piece.call_of[node]]
                 self.ordinal[node] = len(own)
@@ -196,6 +199,8 @@ def computed_at(region: Region, site: fx.Node, after: list[fx.Node]) -> Placemen
     if any(region.linear[n].convolves or len(region.linear[n].operands) > 1 for n in stay):
         return None
     dies = [n for n in region.interior if n in before and n not in stay]
+    if any(map(effects.lays_out, dies)) and any(map(effects.needs_layout, region.program.nodes)):
+        return None
     return Placement(region, site, _passing(region, [*stay, *after]), dies, reads=reads)
 
 
@@ -282,6 +287,8 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
         return "it writes in place to a value of its caller's, who may go on with that"
     if not placement.in_place and piece.call_of[placement.site].module in usage.walked:
         return "other code goes through the modules where the merged one would be"
+    if usage.looked and any(_module(piece, n) in usage.looked for n in placement.swapped):
+        return "other code looks at a module that an identity would take the place of"
     if not usage.unseen:
         return None
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
