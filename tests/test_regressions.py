@@ -838,3 +838,23 @@ def test_code_that_asks_for_the_class_of_a_norm(kind: Any) -> None:
             return out
 
     assert_merged(randomize(Model()), image(), convs=1)
+
+
+@pytest.mark.parametrize(
+    "asks", [lambda m: type(m.norm) is nn.BatchNorm2d, lambda m: m.norm.__class__ in (nn.BatchNorm2d,)]
+)
+def test_code_that_takes_the_class_of_a_norm(asks: Callable[[Any], bool]) -> None:
+    """Without ``isinstance`` nobody is seen to ask, but the code that calls the norm says so."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            out: Tensor = self.norm(x if asks(self) else x * 2)
+            return out
+
+    model = randomize(Model())
+    assert relative_error(run(fxrep.reparameterize(model), image()), run(model, image())) < 1e-5

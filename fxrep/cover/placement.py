@@ -58,6 +58,7 @@ class Usage:
         self.read: set[int] = set()
         self.walked: set[nn.Module] = set()
         self.looked: set[nn.Module] = set()
+        self.asking: dict[type[nn.Module], bool] = {}
         self.own: dict[Call, list[fx.Node]] = defaultdict(list)
         paths: dict[nn.Module, list[str]] = defaultdict(list)
         for path, module in walk_paths(model) if opaque else ():
@@ -97,6 +98,13 @@ class Usage:
     def pinned(self, path: str) -> bool:
         """Whether code that could not be traced may reach into the model and call the module at ``path``."""
         return any(code.reaches(steps) for code, steps in self._around(path))
+
+    def asks_for_types(self, module: nn.Module) -> bool:
+        """Whether the code of a module that was traced asks for the class of something."""
+        kind = type(module)
+        if kind not in self.asking:
+            self.asking[kind] = asks_for_types(module)
+        return self.asking[kind]
 
     def told_apart(self, path: str) -> bool:
         """Whether such code may ask for the class of the module at ``path``."""
@@ -289,6 +297,9 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
         return "other code goes through the modules where the merged one would be"
     if usage.looked and any(_module(piece, n) in usage.looked for n in placement.swapped):
         return "other code looks at a module that an identity would take the place of"
+    callers = {piece.call_of[n] for n in placement.swapped} - _rewritten(placement)
+    if any(usage.asks_for_types(call.module) for call in callers):
+        return "the code that calls it asks for a class, and an identity would take its place"
     if not usage.unseen:
         return None
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):

@@ -1451,6 +1451,24 @@ guard("region: written sources", "a source is not written to before the merge re
 
 guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
 guard(
+    "placement: looked at",
+    "code that looks at a norm, and does not call it, finds an identity",
+    "if usage.looked and any(_module(piece, n) in usage.looked for n in placement.swapped):",
+    tests=(f"{REGRESSIONS}::test_code_that_asks_for_the_class_of_a_norm",),
+)
+guard(
+    "placement: classes of what is called",
+    "type(self.norm) is another one of an identity",
+    "if any(usage.asks_for_types(call.module) for call in callers):",
+    tests=(f"{REGRESSIONS}::test_code_that_takes_the_class_of_a_norm",),
+)
+guard(
+    "placement: how values lie in memory",
+    "a copy that a view needs",
+    "if any(map(effects.lays_out, dies)) and any(map(effects.needs_layout, region.program.nodes)):",
+    tests=(REGRESSIONS,),
+)
+guard(
     "sharing: calls",
     "a module that is called twice is not replaced",
     "alone = self.times[module] == twins and ",
