@@ -118,9 +118,8 @@ class Check:
             settings = kind.stride, kind.padding, kind.output_padding, kind.groups, kind.dilation
             result: Tensor = function(image, weight, bias, *settings)
             return result
-        return self._convolve(
-            image, weight, bias, kind.stride, kind.padding, kind.dilation, kind.groups, kind.padding_mode
-        )
+        stride, padding, dilation = (_spread(v, weight.dim() - 2) for v in (kind.stride, kind.padding, kind.dilation))
+        return self._convolve(image, weight, bias, stride, padding, dilation, kind.groups, kind.padding_mode)
 
     def _evaluate(self, node: fx.Node, double: Cast) -> Any:
         region = self.region

@@ -145,9 +145,12 @@ def entry_points(cls: type) -> list[frozenset[str]]:
     return found
 
 
-@_by_class
+@functools.lru_cache(maxsize=128)
 def _namespace(cls: type) -> dict[str, object]:
-    """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own."""
+    """The attributes of a class and of those that it inherits from, but for ``nn.Module``'s own.
+
+    Remembered for so many classes, and not as long as there is the class: its methods refer to it.
+    """
     own = [vars(base) for base in reversed(cls.__mro__) if is_users(base)]
     return {name: value for attributes in own for name, value in attributes.items()}
 
