@@ -48,20 +48,34 @@ def _pass_time() -> str:
     rows = Results.open(RESULTS / "pass_time.json").rows
     models = {row["case"]["model"]: row for row in rows if "model" in row["case"]}
     chains = {row["case"]["blocks"]: row for row in rows if "blocks" in row["case"]}
-    growth = _seconds(chains[2000], "fxrep") / _seconds(chains[200], "fxrep")
-    memory = max(row["growth_bytes"]["fxrep"] / row["model_bytes"] for row in models.values())
-    large = next((row for row in rows if "wide" in row["case"]), None)
-    text = "The pass itself, proof included (`benchmarks/results/pass_time.json`), beside timm's own merge: "
-    text += ", ".join(f"{_seconds(row, 'fxrep'):.2f} s on {name} (timm {_seconds(row, 'timm'):.2f})"
-                      for name, row in models.items())  # fmt: skip
-    text += f". A chain of 2,000 blocks takes {growth:.1f} times as long as one of 200; at its peak the pass needs "
-    text += f"{memory:.1f} times the memory of the model"
+    lines = [
+        "The pass itself, proof included, beside timm's own merge and what tracing and copying alone take",
+        "(`benchmarks/results/pass_time.json`; peak memory over that of the model):",
+        "",
+        "| model | fxrep, s | timm's merge, s | `fx.symbolic_trace` and `deepcopy`, s | peak memory |",
+        "|---|---:|---:|---:|---:|",
+        *(_model(name, models[name]) for name in sorted(models)),
+        "",
+        textwrap.fill(_growth(chains, next((row for row in rows if "wide" in row["case"]), None)), 120),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _model(name: str, row: Row) -> str:
+    own, timm = _seconds(row, "fxrep"), _seconds(row, "timm")
+    least = _seconds(row, "symbolic_trace") + _seconds(row, "deepcopy")
+    memory = row["growth_bytes"]["fxrep"] / row["model_bytes"]
+    return f"| {name} | {own:.2f} | {timm:.2f} | {least:.2f} | {memory:.1f} |"
+
+
+def _growth(chains: dict[int, Row], large: Row | None) -> str:
+    """How the time grows with the number of blocks, and what a very large network takes."""
+    times = _seconds(chains[2000], "fxrep") / _seconds(chains[200], "fxrep")
+    text = f"A chain of 2,000 blocks takes {times:.1f} times as long as one of 200"
     if large is not None:
         share = ratio(large["seconds"]["fxrep"], large["seconds"]["deepcopy"])
-        text += (
-            f"; a network of {large['parameters'] / 1e9:.1f} billion parameters takes {share:.1f} times its deepcopy"
-        )
-    return textwrap.fill(f"{text}.", 120) + "\n"
+        text += f", a network of {large['parameters'] / 1e9:.1f} billion parameters {share:.1f} times its `deepcopy`"
+    return f"{text}."
 
 
 def _seconds(row: Row, name: str) -> float:

@@ -67,6 +67,7 @@ def test_alternate_takes_turns() -> None:
         ["examples/deploy_timm.py", "repvg_a0"],
         ["-m", "benchmarks.latency", "--model", "repvg_a0"],
         ["-m", "benchmarks.pass_time", "--model", "repvg_a0"],
+        ["-m", "benchmarks.phases", "repvg_a0"],
     ],
 )
 def test_unknown_model_is_one_line_with_the_closest_names(command: list[str]) -> None:
