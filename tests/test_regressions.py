@@ -891,3 +891,30 @@ def test_a_stride_of_one_number_for_both_axes() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
     model[0].stride, model[0].dilation = (2,), (1,)  # type: ignore[assignment]
     assert_merged(randomize(model), image(), convs=1)
+
+
+@pytest.mark.parametrize(
+    ("cut", "merged"),
+    [
+        (lambda m, x: m.linear(m.bn(F.pad(x, [-1] * 4)).mean((2, 3))), False),
+        (lambda m, x: m.linear(m.bn(x[:, :, 1:-1, 1:-1]).mean((2, 3))), False),
+        (lambda m, x: m.bn(m.b(x[:, :, 1:-1, 1:-1])), True),
+        (lambda m, x: m.bn(m.b(x)[:, :, ::2, ::2]), True),
+    ],
+)
+def test_a_crop_that_leaves_nothing(cut: Callable[..., Tensor], merged: bool) -> None:
+    """Without a convolution in the program, the mean of nothing is NaN; the one that was made of it raised an error."""
+    model = Program(cut)
+    model.linear = nn.Linear(4, 4)
+    randomize(model)
+    found = fxrep.reparameterize(model, policy="kernels")
+    assert bool(fxrep.report(found).merged) == merged
+    assert relative_error(run(found, image()), run(model, image())) < 1e-5
+    small = torch.randn(2, 4, 2, 2)
+    try:
+        expected = run(model, small)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            run(found, small)
+    else:
+        torch.testing.assert_close(run(found, small), expected, equal_nan=True)

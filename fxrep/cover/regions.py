@@ -408,6 +408,26 @@ class Analysis:
                 if any(sum(block in found for found in lines.values()) > 1 for block in blocks):
                     raise Illegal("the convolutions of two blocks are not composed: each may be called on its own")
 
+    def _check_crops(self, region: Region) -> None:
+        """Raise ``Illegal`` if a crop may leave nothing of an image: that is a value, which no convolution gives.
+
+        Where a convolution or a pool reads what is left, or has a value of the same size, it would have refused, too.
+        Of a convolution's own value, a crop is taken to leave something.
+        """
+        stays = {step.node for term in region.form.terms for step in term.through}
+        solid: set[fx.Node] = set()  # values of which something is left, or else a convolution raised an error
+        for node in region.nodes:
+            linear = self.linear[node]
+            if linear.kind in ("conv", "pool") or not solid.isdisjoint(linear.operands):
+                solid.add(node)
+        for node in reversed(region.nodes):
+            linear = self.linear[node]
+            if linear.crops and node not in solid:
+                what = region.program.describe(node)
+                raise Illegal(f"{what} may leave nothing of an image, which a convolution in its place would refuse")
+            if node not in stays and (node in solid or linear.kind in ("conv", "pool")):
+                solid.update(linear.operands)
+
     def _composed_with(self, reader: fx.Node, region: Region) -> list[fx.Node]:
         """The convolutions of a region that ``reader``, another one, reads with no other one between."""
         inside, found, waiting = set(region.interior), dict[fx.Node, None](), [reader]
@@ -471,6 +491,7 @@ class Analysis:
                 raise Illegal("a convolution's input is added to its output, which has another size")
         if region.composes:
             self._check_reach(region)
+            self._check_crops(region)
         inside = {*region.nodes}
         own_values = (t.source for t in form.terms if t.source in self.linear and inside.issuperset(t.source.users))
         views = (view for n in region.nodes if n in program.fills for view in program.fills[n].views)

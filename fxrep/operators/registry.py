@@ -67,7 +67,8 @@ class Linear:
     ``composes``: it may be cheaper to take the operand as a value of its own than to look into it (the input of a
     convolution). ``dtypes`` are the types that take part in the result's type. ``kind`` is what the report calls it, ""
     for what needs no mention. ``cancels``: how many times larger than its value are those whose difference it is once
-    it is a scale and a shift. ``like`` is a value of which it reads the shape.
+    it is a scale and a shift. ``like`` is a value of which it reads the shape. ``crops``: of a small image it may leave
+    nothing.
     """
 
     operands: tuple[fx.Node, ...]
@@ -77,6 +78,7 @@ class Linear:
     kind: str = ""
     cancels: Callable[[], float] | None = None
     like: fx.Node | None = None
+    crops: bool = False
 
     @property
     def convolves(self) -> bool:

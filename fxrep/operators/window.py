@@ -64,7 +64,7 @@ def pad(op: Operator, x: fx.Node, amounts: Sequence[int], mode: str, value: Any)
             return bordered(form, compose(replace(form, shift=ZERO), window), padding)
         return compose(form, window)
 
-    return Linear((x,), combine, composes=True, kind="pad")
+    return Linear((x,), combine, composes=True, kind="pad", crops=min(amounts) < 0)
 
 
 def crop(op: Operator, x: fx.Node, index: Any) -> Linear:
@@ -89,7 +89,8 @@ def crop(op: Operator, x: fx.Node, index: Any) -> Linear:
         steps = [step for _, _, step in cuts[axes - rank :]]
         return compose(form, Window.of(torch.ones((1,) * rank, dtype=torch.float64), steps, padding, "zeros"))
 
-    return Linear((x,), combine, composes=True, kind="crop")
+    cuts_off = any(part.start or part.stop not in (None, sys.maxsize) for part in given if isinstance(part, slice))
+    return Linear((x,), combine, composes=True, kind="crop", crops=cuts_off)
 
 
 def _cut(part: slice) -> tuple[int, int, int]:

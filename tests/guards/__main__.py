@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tests.guards import guards as of
-from tests.guards.guards import GUARDS, NO_PROOF, ROOT, UNPROVED, Guard
+from tests.guards.guards import GUARDS, NO_PROOF, ROOT, TRIPS, UNPROVED, Guard
 from tests.guards.mutant import FORK, copy_with, programs, run, suite, twice
 from tests.guards.reach import is_watched, reach
 from tests.guards.table import page
@@ -71,7 +71,7 @@ def examine(guard: Guard, results: dict[str, Any], options: argparse.Namespace) 
     with tempfile.TemporaryDirectory(prefix="fxrep-guard-") as place:
         folder = Path(place)
         switch = [edit for edit in NO_PROOF if not any(edit[1] in old or old in edit[1] for _, old, _ in guard.edits)]
-        copy_with([*guard.edits, *switch], folder)
+        copy_with([*guard.edits, *switch, TRIPS], folder)
         if first:
             row["alone"], row["unproved"] = run(folder, options.limit, twice, first, passing) or (None, None)
         if options.thorough and not row["alone"] and not row["unproved"]:
@@ -85,7 +85,7 @@ def control(options: argparse.Namespace) -> dict[str, list[str]]:
     """The tests that fail with every guard in place, and with the proof alone out: they say nothing of a guard."""
     names = [name for name in QUICK if (ROOT / name).exists()]
     with tempfile.TemporaryDirectory(prefix="fxrep-guard-") as place:
-        copy_with(NO_PROOF, Path(place))
+        copy_with([*NO_PROOF, TRIPS], Path(place))
         failing = {}
         for kind, environment in (("alone", {}), ("unproved", {UNPROVED: "1"})):
             with mock.patch.dict(os.environ, environment):
