@@ -148,7 +148,7 @@ def _reparameterize_module(
     try:
         rewrite(plan, result)
         if expected is not None and example_inputs is not None:
-            _require_equal(expected, _run(_with_own_buffers(result), example_inputs))
+            _require_equal(expected, _run(_copy_to_run(result), example_inputs))
     except BaseException:
         if undo:
             undo.restore()
@@ -175,7 +175,7 @@ def _reparameterize_exported(
     rewrite_flat(plan, program)
     result = program.finish(share=inplace)
     if expected is not None and example_inputs is not None:
-        _require_equal(expected, _run(_with_own_buffers(runnable(result)), example_inputs))
+        _require_equal(expected, _run(_copy_to_run(runnable(result)), example_inputs))
     report.model = type(model).__name__
     report.weigh(weights, program.parameters(result))
     vars(result)[REPORT] = report
@@ -338,14 +338,14 @@ def _observe(
         return None, None
     if not isinstance(inputs, tuple):
         raise TypeError(f"example_inputs is a tuple of the arguments of a call, not a {type(inputs).__name__}")
-    observed, copied = Observation(), _with_own_buffers(runnable(model))
+    observed, copied = Observation(), _copy_to_run(runnable(model))
     observed.watch(copied)
     return _run(copied, inputs), observed
 
 
-def _with_own_buffers(model: M) -> M:
-    """A copy to run: a forward may write to buffers, not to parameters."""
-    return owning_copy(model, except_for=[*model.parameters(), *_computed(model)])
+def _copy_to_run(model: M) -> M:
+    """A copy to run: a forward may write to buffers, and even to parameters."""
+    return owning_copy(model, except_for=_computed(model))
 
 
 def _computed(model: nn.Module) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from .capture.forward import Forward, install
+from .capture.piece import Call, Piece
 from .capture.scopes import Scope
 from .capture.walk import join, tensors, walk
 from .plan import Merge, Plan
@@ -25,10 +26,16 @@ def rewrite(plan: Plan, target: nn.Module) -> None:
         _remove(target, path)
     for call, (piece, scope) in plan.scopes.items():
         path = join(piece.path, call.path)
-        if path and scope.passes_on(modules[path]) and not _has_weights(modules[path]):
+        module = modules[path]
+        if path and scope.passes_on(module) and not _has_weights(module) and not _is_called_by_name(piece, call):
             replace(target, path, nn.Identity().eval(), places)
         else:
-            _put_forward(modules[path], scope)
+            _put_forward(module, scope)
+
+
+def _is_called_by_name(piece: Piece, call: Call) -> bool:
+    """Whether somebody passes an argument of a module by its name, which an identity does not have."""
+    return any(each.kwargs for each in piece.calls if each.module is call.module)
 
 
 def _paths(plan: Plan) -> set[str]:

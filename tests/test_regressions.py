@@ -918,3 +918,73 @@ def test_a_crop_that_leaves_nothing(cut: Callable[..., Tensor], merged: bool) ->
             run(found, small)
     else:
         torch.testing.assert_close(run(found, small), expected, equal_nan=True)
+
+
+def test_a_forward_that_writes_to_a_parameter_and_example_inputs() -> None:
+    """The run with the example inputs wrote to the caller's."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            m.table.sigmoid_()
+        return m.bn(m.b(x))  # type: ignore[no-any-return]
+
+    model = randomize(Program(body))
+    before = model.table.clone()
+    fxrep.reparameterize(model, (image(),))
+    assert torch.equal(model.table, before)
+
+
+class Subtracting(nn.Module):
+    """What it is given, without what a convolution makes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.conv, self.norm = nn.Dropout(0.5), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.side = nn.Conv2d(4, 4, 1)
+
+    def forward(self, a: Tensor) -> Tensor:
+        dropped = self.drop(a)
+        result = torch.rsub(self.norm(self.conv(dropped)), a)
+        self.side(dropped)
+        return result
+
+
+def test_two_calls_of_one_module_that_become_something_else() -> None:
+    """What they were given had other aliases, and a name was missing for a summand of one of the two."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        x.add_(x)
+        m.child(x)
+        m.child(x)
+        return F.avg_pool2d(x, 1)
+
+    model = Program(body)
+    model.child = Subtracting()
+    randomize(model)
+    merged = fxrep.reparameterize(model, policy="kernels")
+    assert relative_error(run(merged, image()), run(model, image())) < 1e-5
+
+
+class Turned(nn.Module):
+    """A transposed convolution and a crop, which go into the convolutions around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(4, 4, 1, 2, 1, 1)
+
+    def forward(self, a: Tensor) -> Tensor:
+        return self.conv(a)[:, :, 1:-1, 1:-1]  # type: ignore[no-any-return]
+
+
+def test_a_child_that_is_called_by_the_name_of_its_argument() -> None:
+    """An identity took its place, which has no such argument."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        return m.b(m.child(a=m.padded(x)))  # type: ignore[no-any-return]
+
+    model = Program(body)
+    model.padded, model.child = nn.Conv2d(4, 4, 1, padding=1), Turned()
+    randomize(model)
+    for policy in ("default", "macs", "kernels"):
+        merged = fxrep.reparameterize(model, policy=policy)  # type: ignore[call-overload]
+        assert relative_error(run(merged, image()), run(model, image())) < 1e-5

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from ..analysis import effects
+from ..analysis.forms import Term
 from ..analysis.program import Program
 from ..capture.code import asks_for_types, entry_points, reachable_names
 from ..capture.piece import Call, Piece
 from ..capture.walk import join, tensors, walk_paths
+from ..convmap import ConvMap
 from .regions import Region
 
 LISTS = {"children", "named_children", "_modules"}
@@ -283,7 +285,16 @@ def _rewritten(placement: Placement) -> set[Call]:
 def _signature(placement: Placement, usage: Usage) -> object:
     piece = placement.piece
     key = frozenset((usage.key(piece, n), n is placement.site) for n in _touched(placement))
-    return key, frozenset(usage.key(piece, n) for n in placement.gone), placement.in_place
+    gone = frozenset(usage.key(piece, n) for n in placement.gone)
+    return key, gone, placement.in_place, tuple(map(_becomes, placement.region.form.terms))
+
+
+def _becomes(term: Term) -> object:
+    """What a term becomes, but for its weights: what two calls of one module are given may differ in its aliases."""
+    map = term.map
+    if not isinstance(map, ConvMap):
+        return type(map)
+    return map.in_channels, map.out_channels, map.groups, map.taps, map.stride, map.extent, map.mode, map.up
 
 
 def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
