@@ -36,6 +36,10 @@ MODES = {"autocast", "no_grad", "enable_grad", "inference_mode", "set_grad_enabl
 MODES |= {"_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode"}
 
 
+Built = dict[tuple[fx.Node, ...], tuple[list[nn.Module | None] | str, float]]
+"""By the nodes of a region: its modules, or why there are none, and the error of the proof."""
+
+
 @dataclass(eq=False)
 class Merge:
     """One set of convolutions that replaces a region, or the same region in every call of a shared module.
@@ -102,7 +106,7 @@ def make_plan(
     usage = Usage([analysis.program for analysis in analyses], {names[m]: m for m in opaque if m in names}, model)
     plan = Plan(model, pieces, opaque, analyses, usage)
     by_program = {analysis.program: analysis for analysis in analyses}
-    built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str] = {}
+    built: Built = {}
     dirty = set(by_program)
     regions: dict[Program, list[Region]] = {}
     for analysis in analyses:
@@ -282,7 +286,7 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
 
 def _build(
     plan: Plan,
-    built: dict[tuple[fx.Node, ...], list[nn.Module | None] | str],
+    built: Built,
     progress: Callable[[int, int], None] | None,
 ) -> dict[Region, str]:
     """Compute and prove every merge that was not built before; returns what is refused."""
@@ -293,8 +297,9 @@ def _build(
             progress(i, len(plan.merges))
         key = tuple(merge.region.nodes)
         if key not in built:
-            built[key] = build_modules(merge.region, workspace)
-        result = built[key]
+            made = build_modules(merge.region, workspace)
+            built[key] = made, merge.region.error
+        result, merge.region.error = built[key]
         if isinstance(result, str):
             refused |= {placement.region: result for placement in merge.placements}
         else:

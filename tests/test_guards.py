@@ -155,7 +155,7 @@ OPERATORS: dict[str, Body] = {
     "zeros that widen": lambda m, x: m.n(m.a(x)) + m.many,
     "a constant that widens": lambda m, x: m.a(x) * m.table[None, None],
     "a complex factor": lambda m, x: (m.a(x) * (1j * m.number)).abs(),
-    "a matrix of biases": lambda m, x: torch.addmm(m.linear.weight, m.second(x[0, 0, :4, :4]), m.second.weight.t()),
+    "a matrix of biases": lambda m, x: F.linear(m.linear(x[..., :4]), m.second.weight, m.linear.weight[:1]),
     "a constant that widens one part of a join": lambda m, x: joined(m.one(x) + m.c, m.b(x)),
     "a constant that widens one part of a sum": lambda m, x: m.one(x) + m.one_too(x) + (m.a(x).relu() + m.c),
     "a constant along another axis than a linear layer": lambda m, x: (lambda h: m.second(h * m.c) + m.linear(h))(

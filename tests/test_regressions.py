@@ -988,3 +988,49 @@ def test_a_child_that_is_called_by_the_name_of_its_argument() -> None:
     for policy in ("default", "macs", "kernels"):
         merged = fxrep.reparameterize(model, policy=policy)  # type: ignore[call-overload]
         assert relative_error(run(merged, image()), run(model, image())) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x, look: m.narrow(look(m.widen(x))),
+        lambda m, x, look: m.valid(look(F.pad(x, (1, 1, 1, 1)))),
+        lambda m, x, look: m.turn(look(0 + x + x)),
+        lambda m, x, look: m.bn(look(m.narrow(m.widen(x)))),
+    ],
+)
+@pytest.mark.parametrize("policy", ["default", "kernels"])
+def test_an_assertion_of_the_size_of_a_value_in_a_merge(body: Callable[..., Tensor], policy: Any) -> None:
+    """It was told the size of another value: of what the merged convolution reads, or of what it gives."""
+    sizes = []
+
+    def look(value: Tensor) -> Tensor:
+        if sizes:
+            torch._assert(value.shape[1] == sizes[0][1], "channels")
+            torch._assert(value.shape[2] == sizes[0][2], "height")
+        return value
+
+    model = Program(lambda m, x: body(m, x, look))
+    model.widen, model.narrow = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)
+    model.valid, model.turn = nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(4, 2, 1)
+    randomize(model)
+    run(Program(lambda m, x: body(model, x, lambda v: sizes.append(v.shape) or v)), image())
+    merged = fxrep.reparameterize(model, policy=policy)
+    assert fxrep.report(merged).merged
+    assert relative_error(run(merged, image()), run(model, image())) < 1e-5
+
+
+def test_the_error_of_a_merge_that_is_planned_anew() -> None:
+    """Where another merge was refused, those that stayed had no error in the report."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        part, other = x.split(2, 1)
+        first = m.first(other)[...]
+        other.masked_fill_(other > 1, 0.0)
+        return torch.stack([first, 1 - m.bn(m.second(other))], 1).mean(1) + part.mean()
+
+    model = Program(body)
+    model.first, model.second = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1)
+    merged = fxrep.reparameterize(randomize(model))
+    assert all(item.error < 1e-9 for item in fxrep.report(merged).merged)
+    assert relative_error(run(merged, image()), run(model, image())) < 1e-5

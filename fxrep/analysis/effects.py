@@ -322,6 +322,12 @@ def _flattened(rank: int | None, start: Any, end: Any) -> int | None:
     return axes - 2 - (end % axes - start % axes)
 
 
+def reads_rank(node: fx.Node) -> bool:
+    """Whether a node asks how many axes a value has, and not how long they are."""
+    name = node.args[1] if node.target is getattr else name_of(node)
+    return reads_metadata(node) and name in ("ndim", "dim", "ndimension", "dtype", "device")
+
+
 def reads_shape(node: fx.Node) -> bool:
     """Whether a node looks at a tensor's sizes only."""
     if node.op == "call_function" and node.target is getattr:

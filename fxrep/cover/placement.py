@@ -23,6 +23,7 @@ from ..capture.walk import join, tensors, walk_paths
 from ..convmap import ConvMap
 from .regions import Region
 
+RESIZING = {"conv", "linear", "pad", "pool"}  # what they give has other sizes than what they are given
 LISTS = {"children", "named_children", "_modules"}
 WALKS = {"modules", "named_modules", "get_submodule", "get_parameter", "get_buffer"}
 
@@ -183,7 +184,25 @@ def _candidates(region: Region) -> list[Placement]:
         found.append(computed_at(region, *join_of(region, convolves=True)))
     if chain is None and (first := first_of(region)) is not None:
         found.append(computed_at(region, *first))
-    return [placement for placement in found if placement is not None]
+    return [placement for placement in found if placement is not None and not _misleads(placement)]
+
+
+def _misleads(placement: Placement) -> bool:
+    """Whether code that asks for the size of a value in the region, in an assertion, would be told that of another.
+
+    What is before the site hands on the source, and the site and what is behind it, the value of the region.
+    """
+    region, inside = placement.region, {*placement.region.nodes}
+    position = region.program.position
+    resizing = [position[n] for n in region.nodes if region.linear[n].kind in RESIZING or region.linear[n].crops]
+    passed = (placement.site, *placement.passing)
+    for node in passed if resizing else ():
+        if node is region.root or all(n in inside or effects.reads_rank(n) for n in node.users):
+            continue
+        at, before = position[node], position[node] < position[placement.site]
+        if any(there <= at if before else there > at for there in resizing):
+            return True
+    return False
 
 
 def computed_at(region: Region, site: fx.Node, after: list[fx.Node]) -> Placement | None:

@@ -1457,6 +1457,12 @@ guard("region: written sources", "a source is not written to before the merge re
 
 guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
 guard(
+    "placement: sizes of values that are passed on",
+    "an assertion of the size of a value between two convolutions is told that of another",
+    "if any(there <= at if before else there > at for there in resizing):",
+    tests=(f"{REGRESSIONS}::test_an_assertion_of_the_size_of_a_value_in_a_merge",),
+)
+guard(
     "placement: looked at",
     "code that looks at a norm, and does not call it, finds an identity",
     "if usage.looked and any(_module(piece, n) in usage.looked for n in placement.swapped):",
@@ -1864,6 +1870,13 @@ guard(
 )
 guard.of("rewrite.py", OWN, HAZARDS, REGRESSIONS, ANY)
 guard(
+    "rewrite: arguments by name",
+    "an identity's argument has another name",
+    " and not _is_called_by_name(piece, call):",
+    ":",
+    tests=(f"{REGRESSIONS}::test_a_child_that_is_called_by_the_name_of_its_argument",),
+)
+guard(
     "rewrite: several names",
     "a module is replaced under all of its names",
     "for parent, name in places[old]:",
@@ -1886,8 +1899,8 @@ guard(
 guard(
     "rewrite: pass-throughs with weights",
     "a module that somebody reads weights of is not a pass-through",
-    "and not _has_weights(modules[path]):",
-    ":",
+    " and not _has_weights(module)",
+    "",
     tests=(f"{OWN}::test_a_pass_through_whose_weights_are_read",),
 )
 
@@ -1918,7 +1931,7 @@ guard(
 guard(
     "examples: buffers",
     "a run on the example inputs does not change the model's buffers",
-    "return owning_copy(model, except_for=[*model.parameters(), *_computed(model)])",
+    "return owning_copy(model, except_for=_computed(model))",
     "return model",
 )
 guard("examples: NaN", "two NaNs are no agreement", '.nan_to_num(nan=float("inf"))', ".nan_to_num(nan=0.0)")
