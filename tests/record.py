@@ -47,7 +47,7 @@ def _fuzz() -> str:
     wrong = [each for record in records for each in record["failures"] if "proof:" not in each["failure"]]
     refused = sum(record["failed"] for record in records) - len(wrong)
     wrong_now = f"{len(wrong)} wrong, mended since, with a test" if wrong else "none wrong"
-    late = f"; in {refused} the proof refused what a rule should have, and since does" if refused else ""
+    late = f"; in {refused} the proof refused what a rule should have" if refused else ""
     return (
         f"random programs of some {records[0]['lines_per_program']:.0f} lines, through every way into the pass: "
         f"{programs:,}, of which {merged / programs:.0%} had a merge | {wrong_now}; none crashed{late}"

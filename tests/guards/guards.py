@@ -705,7 +705,7 @@ guard(
     "an unusual call does not stop the pass",
     "except Exception as error:\n        raise Illegal(",
     "except BlockingIOError as error:\n        raise Illegal(",
-    tests=(f"{OWN}::test_a_rule_that_trips", f"{REGRESSIONS}::test_a_rule_that_trips_over_a_call"),
+    tests=(f"{OWN}::test_a_rule_that_trips", f"{REGRESSIONS}::test_a_rule_that_trips_over_a_call_is_a_reason"),
 )
 guard(
     "rule: unknown arguments",
@@ -1608,6 +1608,7 @@ guard(
     "place: operators that stay",
     "an operator that stays reads a convolution that is not there",
     "if any(region.linear[n].convolves or len(region.linear[n].operands) > 1 for n in stay):",
+    tests=(RESHAPES, OWN, REGRESSIONS),
 )
 guard(
     "place: undone views",
@@ -1767,7 +1768,7 @@ guard(
     "a merged convolution does not take the name of something else",
     "n not in used and not hasattr(owner, n))",
     "n not in used)",
-    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
+    tests=(f"{OWN}::test_forwards[a name that is taken]",),
 )
 guard(
     "plan: needed values",
