@@ -1356,3 +1356,9 @@ def test_a_trace_of_an_operator_in_place() -> None:
 
     model = randomize(Model(body)).double()
     assert_all_close(outputs(fxrep.trace(model), image()), outputs(model, image()))
+
+
+def test_a_constant_that_something_else_reads() -> None:
+    """It stays in the forward of which a merge takes the rest."""
+    model = Model(lambda m, x: (m.a(x) + m.b(x)) + x.relu() * m.c.exp())
+    assert len(fxrep.report(assert_same(model)).merged) == 1

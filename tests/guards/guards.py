@@ -290,6 +290,7 @@ guard(
     "addmm adds a matrix of biases, one for each row",
     "if bias is not None and bias.dim() > 1:",
     tests=(f"{OWN}::test_operators[a matrix of biases]",),
+    needless="no convolution in the sum has the channels of such a constant, which is refused for that",
 )
 guard(
     "conv: axes of the weight",
@@ -699,6 +700,7 @@ guard(
     "a merged weight is real",
     "if constant.dtype.is_complex:",
     tests=(f"{OWN}::test_operators[a complex factor]",),
+    needless="what it is multiplied with has another type, and a region of two types is refused",
 )
 guard(
     "rules that trip",
@@ -720,7 +722,12 @@ guard(
     needless="a call without an argument that the operator needs does not run",
 )
 guard("rule: values", "an operand that is no value of the program", "if not isinstance(argument, fx.Node):")
-guard("rule: constants", "an operand that is no constant", "if constant is None:")
+guard(
+    "rule: constants",
+    "an operand that is no constant",
+    "if constant is None:",
+    needless="a rule that reads what is not there trips, which is a refusal, too",
+)
 guard(
     "rule: unknown rank",
     "the axis of the channels follows from the rank",
@@ -741,6 +748,7 @@ guard(
     'raise Illegal("the rank of its input is not known, so neither is the axis that the constant runs along")',
     "rank = 2",
     tests=(f"{OWN}::test_operators[a constant along another axis than a linear layer]",),
+    needless="a constant of several axes may widen what has an unknown number of them, and is refused for that",
 )
 guard(
     "constants: more axes",
@@ -1218,7 +1226,7 @@ guard(
     "a merged kernel is scaled in place, in memory that nobody else reads",
     "return result if own else result.clone()",
     "return result",
-    tests=(CONSTANTS,),
+    tests=(f"{CONSTANTS}::test_computed_weights[a view of a parameter-torch.float64]",),
 )
 guard(
     "constants: shared ones last",
@@ -1585,6 +1593,7 @@ guard(
     "code that goes through the children of a norm",
     "if not stays or usage.listed(path, _module(piece, site)):",
     "if not stays:",
+    tests=(f"{ANY}::test_tops_that_cannot_be_traced[loops over modules()]", ANY),
 )
 guard(
     "unseen code: numbers",
@@ -1695,6 +1704,7 @@ guard(
     "a module whose name other code mentions is not taken out",
     "if owner is not None and not pinned(path) and not named(owner, path):",
     "if owner is not None and not pinned(path):",
+    tests=(f"{ANY}::test_several_ways_in[a method beside forward: the first of two convolutions]", ANY),
 )
 guard(
     "removal: live tensors",
@@ -1788,6 +1798,7 @@ guard(
     "a constant that something else reads is computed",
     "unread = all(user in recomputed or edits.passing.get(user, node) is not node for user in node.users)",
     "unread = True",
+    tests=(f"{OWN}::test_a_constant_that_something_else_reads",),
 )
 
 guard.of("weights.py", OWN, HAZARDS, REGRESSIONS, RESULT)
