@@ -6,6 +6,7 @@ Most constants are asked for what they are and never merged, and they can be as 
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ def _without_content(constant: Tensor) -> Tensor:
     return constant if constant.is_meta else torch.empty_like(constant, device="meta")
 
 
-class Constants:
+class Constants(ABC):
     """The constants of a program, which says what its nodes call, read and write to."""
 
     def __init__(self) -> None:
@@ -41,21 +42,21 @@ class Constants:
         self._workspace = Workspace()
         self._kept: dict[tuple[fx.Node, bool], Tensor] = {}
 
+    @abstractmethod
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tensor(self, node: fx.Node) -> Tensor | None:
         """The parameter or buffer that a node reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_written(self, node: fx.Node) -> bool:
         """Whether somebody writes to a node's value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_function(self, module: nn.Module) -> bool:
         """Whether a call of a module gives the same for the same input, with weights that stay what they are."""
-        raise NotImplementedError
 
     def constant(self, value: Any) -> Tensor | None:
         """``value`` as a tensor if it depends on parameters, buffers and numbers alone; None if not.

@@ -61,7 +61,7 @@ def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def tensors(root: nn.Module) -> Iterator[Tensor]:
     """Every registered parameter and buffer."""
-    for module in _modules(root):
+    for module in modules_in(root):
         for own in (module._parameters, module._buffers):
             for tensor in own.values():
                 if tensor is not None:
@@ -70,11 +70,11 @@ def tensors(root: nn.Module) -> Iterator[Tensor]:
 
 def parameters_of(root: nn.Module) -> list[nn.Parameter]:
     """A model's parameters, each once."""
-    found = {id(p): p for module in _modules(root) for p in module._parameters.values() if p is not None}
+    found = {id(p): p for module in modules_in(root) for p in module._parameters.values() if p is not None}
     return list(found.values())
 
 
-def _modules(root: nn.Module) -> list[nn.Module]:
+def modules_in(root: nn.Module) -> list[nn.Module]:
     """A module and those in it: most have none."""
     return [module for _, module in walk(root)] if root._modules else [root]
 

@@ -11,7 +11,7 @@ from ..analysis.program import Program
 from ..capture.code import entry_points, reachable_names
 from ..capture.piece import Call, Piece
 from ..capture.scopes import Edits
-from ..capture.walk import join, named_tensors, tensors, walk
+from ..capture.walk import join, modules_in, named_tensors, tensors
 
 
 @dataclass
@@ -56,8 +56,9 @@ class Liveness:
 
     def _is_used(self, module: nn.Module) -> bool:
         """Whether something in a module still runs, or a weight in it is read."""
-        inside = walk(module) if module._modules else [("", module)]
-        return any(m in self.live for _, m in inside) or any(id(t) in self.read_tensors for t in tensors(module))
+        return any(m in self.live for m in modules_in(module)) or any(
+            id(t) in self.read_tensors for t in tensors(module)
+        )
 
     def removals(self, rewritten: dict[str, nn.Module], pinned: Callable[[str], bool]) -> list[str]:
         """Paths of modules and tensors to take out, outermost first.
