@@ -825,28 +825,8 @@ def test_a_model_that_gives_nan_for_its_example_inputs() -> None:
     assert run(model, x).isnan().any()
 
 
-@pytest.mark.parametrize("kind", [nn.BatchNorm2d, (nn.BatchNorm1d, nn.BatchNorm2d), nn.Identity])
-def test_code_that_asks_for_the_class_of_a_norm(kind: Any) -> None:
-    """The identity in its place was another class, and the other way was taken."""
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x)
-            out: Tensor = self.norm(x if isinstance(self.norm, kind) else x * 2)
-            return out
-
-    assert_merged(randomize(Model()), image(), convs=1)
-
-
-@pytest.mark.parametrize(
-    "asks", [lambda m: type(m.norm) is nn.BatchNorm2d, lambda m: m.norm.__class__ in (nn.BatchNorm2d,)]
-)
-def test_code_that_takes_the_class_of_a_norm(asks: Callable[[Any], bool]) -> None:
-    """Without ``isinstance`` nobody is seen to ask, but the code that calls the norm says so."""
+def asking(asks: Callable[[Any], bool]) -> nn.Module:
+    """A model that takes another way where its norm is not what it asks for."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -858,7 +838,21 @@ def test_code_that_takes_the_class_of_a_norm(asks: Callable[[Any], bool]) -> Non
             out: Tensor = self.norm(x if asks(self) else x * 2)
             return out
 
-    model = randomize(Model())
+    return randomize(Model())
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, (nn.BatchNorm1d, nn.BatchNorm2d), nn.Identity])
+def test_code_that_asks_for_the_class_of_a_norm(kind: Any) -> None:
+    """The identity in its place was another class, and the other way was taken."""
+    assert_merged(asking(lambda m: isinstance(m.norm, kind)), image(), convs=1)
+
+
+@pytest.mark.parametrize(
+    "asks", [lambda m: type(m.norm) is nn.BatchNorm2d, lambda m: m.norm.__class__ in (nn.BatchNorm2d,)]
+)
+def test_code_that_takes_the_class_of_a_norm(asks: Callable[[Any], bool]) -> None:
+    """Without ``isinstance`` nobody is seen to ask, but the code that calls the norm says so."""
+    model = asking(asks)
     assert relative_error(run(fxrep.reparameterize(model), image()), run(model, image())) < 1e-5
 
 
