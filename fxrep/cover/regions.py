@@ -288,7 +288,7 @@ class Analysis:
         for form in self.candidates[root] if root not in self.barriers else ():
             if not isinstance(form, Form):
                 break
-            form = self._separate(form, self.form)
+            form = self._separate(form, self._form_over)
             sources = {t.source for t in form.terms}
             interior = self._interior(root, sources)
             if any(self._sees_through(node, sources) for node in sources):
@@ -318,12 +318,17 @@ class Analysis:
         for operand in linear.operands:
             self._require(operand)
 
-    def _separate(self, form: Form, of: Callable[[fx.Node], Form | None]) -> Form:
+    def _form_over(self, node: fx.Node, term: Term) -> Form | None:
+        """The form of a node, of which ``term`` is the value, over that term's source: it may have others."""
+        forms = (form for form in self.candidates.get(node, ()) if isinstance(form, Form))
+        return next((form for form in forms if form.terms[0].key == term.key), None)
+
+    def _separate(self, form: Form, of: Callable[[fx.Node, Term], Form | None]) -> Form:
         """The form over what nothing was merged into, which is then a value; ``of`` gives the form of each."""
         values: dict[fx.Node, Form] = {}
         if len(form.terms) > 1 and not form.joined:
             for term in form.terms:
-                inner = of(term.at) if term.at is not None else None
+                inner = of(term.at, term) if term.at is not None else None
                 kept = any(step.behind for step in term.through)  # an operator stays between it and the sum
                 if term.at is None or (term.branches > 1 and not kept) or term.is_source or inner is None:
                     continue
@@ -385,7 +390,7 @@ class Analysis:
             value = self.linear[node].of(*operands)
             known[node] = value.named(node) if isinstance(value, Form) else value
         forms = {node: value for node, value in known.items() if isinstance(value, Form)}
-        return self._separate(forms[nodes[-1]], forms.get)
+        return self._separate(forms[nodes[-1]], lambda node, _: forms.get(node))
 
     def _kept_after_all(self) -> set[fx.Node]:
         """Nodes that were taken for interior, and whose value something outside of all regions needs."""
