@@ -761,6 +761,11 @@ def _all_modules(m: Any, x: Tensor) -> Tensor:
     return out if unseen(x) else out + sum(c(x) for c in m.modules() if isinstance(c, nn.Conv2d))
 
 
+def _count(m: Any, x: Tensor) -> Tensor:
+    out = m.chain(x)
+    return out if unseen(x) else out + m.chain[0](x) * (1 + len([*m.chain[1].children()]))
+
+
 def _early_exit(m: Any, x: Tensor) -> Any:
     features = []
     for block in m.blocks:
@@ -780,6 +785,7 @@ UNSEEN: dict[str, Callable[..., Any]] = {
     "a norm told by its type": _by_type,
     "a __class__ check in untraced code": _by_class,
     "loops over modules()": _all_modules,
+    "a count of the children of a norm": _count,
     "a loop over parameters()": lambda m, x: m.blocks[0](x) + sum(p.sum() for p in m.parameters()),
     "early exits": _early_exit,
     "slices of a Sequential": lambda m, x: m.chain[2:](m.chain[:2](x)),

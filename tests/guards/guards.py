@@ -1593,7 +1593,7 @@ guard(
     "code that goes through the children of a norm",
     "if not stays or usage.listed(path, _module(piece, site)):",
     "if not stays:",
-    tests=(f"{ANY}::test_tops_that_cannot_be_traced[loops over modules()]", ANY),
+    tests=(f"{ANY}::test_tops_that_cannot_be_traced[a count of the children of a norm]", ANY),
 )
 guard(
     "unseen code: numbers",
