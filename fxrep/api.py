@@ -358,15 +358,20 @@ def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | 
         shapes = " and ".join(str([tuple(t.shape) for t in ts]) for ts in (expected, found))
         raise ValueError(f"the outputs cannot be compared: their shapes are {shapes}")
     worst, squares, error = 0.0, 0.0, 0.0
-    for a, b in zip(expected, found, strict=True):
-        difference = (a.double() - b.double()).nan_to_num(nan=float("inf"))
+    for a, b in zip(map(_doubles, expected), map(_doubles, found), strict=True):
+        difference = (a - b).nan_to_num(nan=float("inf"))
         difference = difference.masked_fill(a == b, 0.0)
         worst = max(worst, float(difference.abs().max()) if difference.numel() else 0.0)
         error += float(difference.square().sum())
-        squares += float(a.double().nan_to_num().square().sum())
-    floats = [torch.finfo(t.dtype).eps for t in expected if t.is_floating_point()]
+        squares += float(a[a.isfinite()].square().sum())  # an infinity is right or wrong, and no measure of others
+    floats = [torch.finfo(t.dtype).eps for t in expected if t.is_floating_point() or t.is_complex()]
     relative = (error / squares) ** 0.5 if squares else (0.0 if error == 0 else float("inf"))
     return Verification(worst, relative, max(floats, default=0.0) ** 0.5 if tolerance is None else tolerance)
+
+
+def _doubles(tensor: Tensor) -> Tensor:
+    """The numbers in a tensor, in float64; two for a complex one."""
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
 
 
 def _require_equal(expected: list[Tensor], found: list[Tensor]) -> None:

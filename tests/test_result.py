@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -402,6 +403,42 @@ def test_verify(model: Net, x: Tensor) -> None:
     with torch.no_grad():
         after.head.weight[0, 0] = float("nan")
     assert not fxrep.verify(model, after, (x,)).ok
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float, make: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.factor, self.make = factor, make
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.make(x * self.factor)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.masked_fill(torch.eye(4).bool(), float("-inf")),  # nothing is close to, relative to that
+        lambda x: torch.complex(torch.ones_like(x), x),
+        lambda x: torch.complex(torch.ones_like(x), x).conj(),
+    ],
+)
+def test_verify_sees_every_number(make: Callable[[Tensor], Tensor]) -> None:
+    one, other, x = Scaled(1.0, make), Scaled(1.1, make), (torch.randn(4, 4),)
+    assert fxrep.verify(one, one, x).ok
+    assert not fxrep.verify(one, other, x).ok
+
+
+def test_example_inputs_of_a_model_with_complex_outputs(model: Net, x: Tensor) -> None:
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(self.net(x))
+
+    merged = fxrep.reparameterize(Spectrum().eval(), (x,))
+    assert fxrep.report(merged).merged
 
 
 def test_verify_does_not_take_two_nans_for_agreement(model: Net, x: Tensor) -> None:

@@ -17,7 +17,7 @@ def summary(before: Cost, after: Cost, samples: Samples | None) -> Table:
     """One row for each thing that a merge changes."""
     table = _table("", "before", "after", "change")
     for title, name in (("convolutions run", "convs"), ("batch norms run", "norms"), ("adds run", "adds"),
-                        ("parameters", "parameters"), ("multiply-accumulates", "macs")):  # fmt: skip
+                        ("parameters", "parameters"), ("MACs of convolutions, products", "macs")):  # fmt: skip
         old, new = getattr(before, name), getattr(after, name)
         table.add_row(title, f"{old:,}", f"{new:,}", _change(old, new))
     table.add_row("size of the weights", size(before.bytes), size(after.bytes), _change(before.bytes, after.bytes))
