@@ -1,8 +1,12 @@
 """fxrep: merge the linear branches of trained convolutional networks into single convolutions.
 
 >>> import fxrep
->>> deploy = fxrep.reparameterize(model)        # any eval-mode model
->>> print(fxrep.report(deploy))                 # what was merged, what was not, and why
+>>> from torch import nn
+>>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()  # any model in eval mode
+>>> deploy = fxrep.reparameterize(model)
+>>> report = fxrep.report(deploy)  # print it: what was merged, what was not, and why
+>>> [merge.operators for merge in report.merged]
+[{'conv': 1, 'norm': 1}]
 """
 
 from .analysis.cost import PolicyName

@@ -217,6 +217,10 @@ def explain(
 
     Raises:
         TypeError, ValueError: as ``reparameterize``.
+
+    >>> found = explain(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8)).eval())
+    >>> [(kept.name, kept.reason) for kept in found.refused]
+    [("BatchNorm2d '2'", "its input comes from ReLU '1', not from a convolution")]
     """
     check_model(model)
     selection = Selection(only, skip, norms)
@@ -247,6 +251,10 @@ def report(result: nn.Module | ExportedProgram) -> Report:
 
     Raises:
         ValueError: ``result`` was not made by ``reparameterize``.
+
+    >>> found = report(reparameterize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()))
+    >>> found.before["norm"], found.after["norm"]
+    (1, 0)
     """
     found = vars(result).get(REPORT) if isinstance(result, nn.Module | ExportedProgram) else None
     if not isinstance(found, Report):
@@ -265,6 +273,10 @@ def trace(model: nn.Module) -> fx.GraphModule:
     Raises:
         TypeError, ValueError: as ``reparameterize``.
         RuntimeError: the model's own forward cannot be traced; the message says why.
+
+    >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval())
+    >>> [node.target for node in graph.graph.nodes]
+    ['input', '0', '1', 'output']
     """
     check_model(model)
     if isinstance(model, ExportedProgram):
@@ -315,6 +327,10 @@ def verify(
 
     Raises:
         ValueError: the outputs are not comparable: their structure or shapes differ.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    >>> verify(model, reparameterize(model), (torch.randn(1, 3, 32, 32),)).ok
+    True
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Cast = Callable[[Any], Tensor]
-"""What makes a float64 tensor of a ``Weight``."""
+from .deferred import Cast, Deferred, Weight
+from .taps import Taps
 
 LARGEST = 2**24
 """Elements of a composed kernel, above which it must not be larger than those that it is composed of."""
@@ -35,88 +35,6 @@ LARGEST = 2**24
 
 class Illegal(Exception):
     """An operation that has no exact result as one convolution; the message says why, for the report."""
-
-
-@dataclass(frozen=True, eq=False)
-class Deferred:
-    """A weight that is computed when somebody needs it; ``like`` is a tensor of its shape and type without content.
-
-    What ``compute`` gives belongs to the caller.
-    """
-
-    like: Tensor
-    device: torch.device
-    compute: Callable[[], Tensor]
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.like.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
-
-    def dim(self) -> int:
-        return self.like.dim()
-
-    def numel(self) -> int:
-        return self.like.numel()
-
-    def reshape(self, *sizes: int) -> Deferred:
-        return Deferred(self.like.reshape(sizes), self.device, lambda: self.compute().reshape(sizes))
-
-    def t(self) -> Deferred:
-        return Deferred(self.like.t(), self.device, lambda: self.compute().t())
-
-
-Weight = Tensor | Deferred
-
-
-@dataclass(frozen=True)
-class Taps:
-    """The positions ``first, first + step, ..., last`` (``count`` of them) that a kernel reads along one axis.
-
-    >>> Taps(-1, 1, 3) | Taps(0, 1, 1)          # a padded 3-tap kernel and a 1-tap kernel
-    Taps(first=-1, step=1, count=3)
-    >>> Taps(-2, 2, 3) | Taps(-3, 3, 3)         # dilations 2 and 3 meet on a grid of step 1
-    Taps(first=-3, step=1, count=7)
-    """
-
-    first: int
-    step: int
-    count: int
-
-    @property
-    def last(self) -> int:
-        return self.first + self.step * (self.count - 1)
-
-    def __or__(self, other: Taps) -> Taps:
-        if self == other:
-            return self
-        first, last = min(self.first, other.first), max(self.last, other.last)
-        step = math.gcd(*(t.step for t in (self, other) if t.count > 1), self.first - other.first)
-        return Taps(first, step, (last - first) // step + 1) if step else Taps(first, 1, 1)
-
-    def then(self, outer: Taps, stride: int) -> Taps:
-        """The taps ``stride * t2 + t1`` of a kernel with taps ``outer`` that reads what these taps gave.
-
-        >>> Taps(-1, 1, 3).then(Taps(-1, 1, 3), stride=2)
-        Taps(first=-3, step=1, count=7)
-        """
-        first, last = (stride * t2 + t1 for t1, t2 in ((self.first, outer.first), (self.last, outer.last)))
-        steps = [*([self.step] if self.count > 1 else []), *([stride * outer.step] if outer.count > 1 else [])]
-        step = math.gcd(*steps) or 1
-        return Taps(first, step, (last - first) // step + 1)
-
-    @property
-    def positions(self) -> range:
-        return range(self.first, self.last + 1, self.step)
-
-    def within(self, whole: Taps) -> slice:
-        """The slice of ``whole``'s positions at which these taps sit."""
-        start = (self.first - whole.first) // whole.step
-        stride = self.step // whole.step if self.count > 1 else 1
-        return slice(start, start + stride * (self.count - 1) + 1, stride)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,13 @@ from .analysis.effects import name_of
 from .analysis.forms import Term, Through
 from .capture.clone import with_tensors
 from .capture.kinds import builtin_type
-from .convmap import Cast, ConvMap, Taps, correlate
+from .convmap import ConvMap, correlate
 from .cover.regions import Region
+from .deferred import Cast
 from .operators.aten import VIEWS, viewed
 from .operators.conv import CONVOLUTIONS
 from .operators.passing import CASTS
+from .taps import Taps
 
 TOLERANCE = 1e-9
 NOISE = torch.randn(2**17, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")

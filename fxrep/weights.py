@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from .analysis.forms import Term, biases
-from .convmap import Cast, ConvMap, Deferred, Weight
+from .convmap import ConvMap
 from .cover.regions import Region
+from .deferred import Cast, Deferred, Weight
 from .validate import TOLERANCE, Check, relative_error
 from .workspace import Workspace
 

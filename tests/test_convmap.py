@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fxrep.convmap import ConvMap, Illegal, Taps
+from fxrep.convmap import ConvMap, Illegal
+from fxrep.taps import Taps
 from tests.helpers import relative_error
 
 CONVS = (F.conv1d, F.conv2d, F.conv3d)

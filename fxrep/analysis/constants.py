@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..capture.clone import with_tensors
-from ..convmap import Deferred
+from ..deferred import Deferred
 from ..workspace import Workspace
 from . import effects
 

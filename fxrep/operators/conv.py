@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..analysis.forms import ZERO, Form, compose
-from ..convmap import ConvMap, Illegal, Weight
+from ..convmap import ConvMap, Illegal
+from ..deferred import Weight
 from .registry import Linear, Operator, operator
 
 

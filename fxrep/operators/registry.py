@@ -19,7 +19,8 @@ from ..analysis.cost import Policy
 from ..analysis.forms import Form, add
 from ..analysis.program import Program
 from ..capture.kinds import builtin_type
-from ..convmap import Deferred, Illegal, Weight
+from ..convmap import Illegal
+from ..deferred import Deferred, Weight
 
 
 @dataclass(frozen=True)
