@@ -18,7 +18,7 @@ from .analysis.cost import Policy, PolicyName, policy_named
 from .analysis.selection import Norms, Paths, Selection
 from .capture import Observation, Piece, capture_whole, check_model, owning_copy, structural_copy
 from .capture.exported import Exported, Shapes, is_exported, replace_content, runnable
-from .capture.walk import parameters_of, walk
+from .capture.walk import parameters_of, tensors, walk
 from .findings import make_report
 from .plan import Plan, make_plan
 from .report import REPORT, Report
@@ -148,7 +148,7 @@ def _reparameterize_module(
     try:
         rewrite(plan, result)
         if expected is not None and example_inputs is not None:
-            _require_equal(expected, _run(_copy_to_run(result), example_inputs))
+            _require_equal(expected, _run(_copy_to_run(result), example_inputs), _types(model, observed))
     except BaseException:
         if undo:
             undo.restore()
@@ -167,7 +167,7 @@ def _reparameterize_exported(
     progress: Callable[[int, int], None] | None,
 ) -> ExportedProgram | fx.GraphModule:
     """The same for a graph whose modules have no forward of their own."""
-    expected, _ = _observe(model, example_inputs)
+    expected, observed = _observe(model, example_inputs)
     program = Exported(model)
     weights = program.parameters(model)
     plan = _plan_exported(program, policy, selection, progress)
@@ -175,7 +175,7 @@ def _reparameterize_exported(
     rewrite_flat(plan, program)
     result = program.finish(share=inplace)
     if expected is not None and example_inputs is not None:
-        _require_equal(expected, _run(_copy_to_run(runnable(result)), example_inputs))
+        _require_equal(expected, _run(_copy_to_run(runnable(result)), example_inputs), _types(model, observed))
     report.model = type(model).__name__
     report.weigh(weights, program.parameters(result))
     vars(result)[REPORT] = report
@@ -323,7 +323,8 @@ def verify(
     Args:
         before, after: the models; both are run in eval mode as they are, without gradients.
         inputs: the positional arguments of a call; a single tensor is taken for the only one.
-        tolerance: on the relative error; by default the square root of the output type's epsilon.
+        tolerance: on the relative error; by default the square root of the epsilon of the coarsest type among the
+            outputs and the weights.
 
     Raises:
         ValueError: the outputs are not comparable: their structure or shapes differ.
@@ -334,7 +335,8 @@ def verify(
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     with torch.no_grad():
-        return _difference(_run(runnable(before), arguments), _run(runnable(after), arguments), tolerance)
+        outputs = [_run(runnable(model), arguments) for model in (before, after)]
+        return _difference(outputs[0], outputs[1], {*_types(before), *_types(after)}, tolerance)
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
@@ -369,7 +371,16 @@ def _computed(model: nn.Module) -> list[Tensor]:
     return [buffer for buffer in model.buffers() if buffer.grad_fn is not None]
 
 
-def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | None = None) -> Verification:
+def _types(model: nn.Module | ExportedProgram, observed: Observation | None = None) -> set[torch.dtype]:
+    """The types that a model computes in, as its weights and, if it was watched, its values tell."""
+    weights = model.state_dict.values() if isinstance(model, ExportedProgram) else tensors(model)
+    return {tensor.dtype for tensor in weights} | (observed.types() if observed else set())
+
+
+def _difference(
+    expected: list[Tensor], found: list[Tensor], types: set[torch.dtype], tolerance: float | None = None
+) -> Verification:
+    """How far outputs are apart that were computed in ``types``."""
     if [t.shape for t in expected] != [t.shape for t in found]:
         shapes = " and ".join(str([tuple(t.shape) for t in ts]) for ts in (expected, found))
         raise ValueError(f"the outputs cannot be compared: their shapes are {shapes}")
@@ -380,9 +391,11 @@ def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float | 
         worst = max(worst, float(difference.abs().max()) if difference.numel() else 0.0)
         error += float(difference.square().sum())
         squares += float(a[a.isfinite()].square().sum())  # an infinity is right or wrong, and no measure of others
-    floats = [torch.finfo(t.dtype).eps for t in expected if t.is_floating_point() or t.is_complex()]
+    epsilons = (
+        torch.finfo(t).eps for t in types.union(t.dtype for t in expected) if t.is_floating_point or t.is_complex
+    )
     relative = (error / squares) ** 0.5 if squares else (0.0 if error == 0 else float("inf"))
-    return Verification(worst, relative, max(floats, default=0.0) ** 0.5 if tolerance is None else tolerance)
+    return Verification(worst, relative, max(epsilons, default=0.0) ** 0.5 if tolerance is None else tolerance)
 
 
 def _doubles(tensor: Tensor) -> Tensor:
@@ -390,11 +403,11 @@ def _doubles(tensor: Tensor) -> Tensor:
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
 
 
-def _require_equal(expected: list[Tensor], found: list[Tensor]) -> None:
+def _require_equal(expected: list[Tensor], found: list[Tensor], types: set[torch.dtype]) -> None:
     if [t.shape for t in expected] == [t.shape for t in found]:  # every merge is proved: NaN may be what a model gives
         both = [a.isnan() & b.isnan() for a, b in zip(expected, found, strict=True)]
         expected, found = ([t.masked_fill(m, 0) for t, m in zip(ts, both, strict=True)] for ts in (expected, found))
-    result = _difference(expected, found)
+    result = _difference(expected, found, types)
     if not result.ok:
         raise RuntimeError(f"the merged model's outputs differ on example_inputs, so nothing was changed: {result}")
 

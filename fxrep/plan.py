@@ -26,8 +26,9 @@ from .capture.walk import first_paths, join
 from .convmap import ConvMap, Illegal
 from .cover.flat import flat_names, place_flat
 from .cover.liveness import Liveness, dead_tensors
-from .cover.placement import Placement, Usage, place
+from .cover.placement import Placement, place
 from .cover.regions import Analysis, Region
+from .cover.usage import Usage
 from .weights import build_modules
 from .workspace import Workspace
 
@@ -156,7 +157,8 @@ def _removals(plan: Plan) -> list[str]:
     for analysis in plan.analyses:
         liveness.add(analysis.program, plan.edits[analysis.program.piece], plan.scopes)
     rewritten = {join(piece.path, call.path): call.module for call, (piece, _) in plan.scopes.items()}
-    return liveness.removals(rewritten, plan.usage.pinned)
+    usage = plan.usage
+    return liveness.removals(rewritten, lambda path: usage.pinned(path) or bool(usage.ways_to(path)))
 
 
 def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -73,3 +74,44 @@ def test_inputs_are_not_changed() -> None:
 def test_a_tensor_is_not_a_tuple() -> None:
     with pytest.raises(TypeError, match="example_inputs is a tuple"):
         fxrep.reparameterize(nn.Conv2d(3, 4, 3).eval(), torch.ones(1, 3, 5, 5))  # type: ignore[arg-type]
+
+
+class Mixed(nn.Module):
+    """Branches that compute in one type, and a result in another."""
+
+    def __init__(self, give: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.register_buffer("table", torch.randn(4, 1, 1, dtype=torch.float64))
+        self.give = give
+
+    def both(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.give(self, x)
+
+
+@pytest.mark.parametrize(
+    ("give", "dtype"),
+    [
+        (lambda m, x: m.both(x).float(), torch.bfloat16),
+        (lambda m, x: m.both(x) + m.table, torch.float32),
+    ],
+)
+def test_outputs_of_a_wider_type_than_what_computes_them(
+    give: Callable[[Any, Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    """The whole was held to the precision of its outputs' type."""
+    model = Mixed(give).eval()
+    for conv in (model.a, model.b):
+        conv.to(dtype)
+    merged = fxrep.reparameterize(model, (torch.randn(2, 4, 6, 6, dtype=dtype),))
+    assert fxrep.report(merged).merged
+    assert fxrep.verify(model, merged, (torch.randn(2, 4, 6, 6, dtype=dtype),), tolerance=0.05).ok
+
+
+def test_a_torchscript_module_takes_no_hooks_to_watch_it() -> None:
+    scripted = torch.jit.script(nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), scripted).eval()
+    assert fxrep.report(fxrep.reparameterize(model, (torch.randn(1, 4, 6, 6),))).merged

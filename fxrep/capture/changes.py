@@ -170,7 +170,7 @@ def _is_unseen(module: nn.Module) -> bool:
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     if "forward" in vars(module) or not all(users_function(h) or _is_torch(type(h)) for h in hooks):
         return True
-    return users_function(type(module).forward) is None and not _is_torch(type(module))
+    return users_function(getattr(type(module), "forward", None)) is None and not _is_torch(type(module))
 
 
 def _is_torch(kind: type) -> bool:

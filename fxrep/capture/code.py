@@ -8,7 +8,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
@@ -134,15 +134,21 @@ def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
 @_by_class
 def entry_points(cls: type) -> list[frozenset[str]]:
     """The names that each public method of a user's class mentions, where it takes an input as ``forward`` does."""
-    found = []
+    return [names_of(method) for method in _entry_methods(cls)]
+
+
+@_by_class
+def entry_chains(cls: type) -> list[frozenset[tuple[str, str]]]:
+    """The pairs of names in ``self.a.b`` and ``self.a[0].b`` in each of those methods."""
+    return [chains_in(method.__code__) for method in _entry_methods(cls)]
+
+
+def _entry_methods(cls: type) -> Iterator[FunctionType]:
     for name, function in _namespace(cls).items():
-        if name.startswith("_") or name == "forward":
-            continue
-        method = users_function(function)
+        method = None if name.startswith("_") or name == "forward" else users_function(function)
         parameters = list(inspect.signature(method).parameters.values())[1:] if method is not None else []
-        if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
-            found.append(names_of(method))
-    return found
+        if method and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
+            yield method
 
 
 @functools.lru_cache(maxsize=128)
@@ -206,3 +212,19 @@ def globals_in(code: CodeType) -> frozenset[str]:
 def names_in(code: CodeType) -> frozenset[str]:
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     return frozenset(code.co_names).union(*map(names_in, inner))
+
+
+@functools.lru_cache(maxsize=4096)
+def chains_in(code: CodeType) -> frozenset[tuple[str, str]]:
+    """The pairs of an attribute and one that is read off it, or off an item of it."""
+    found, last, steps = set[tuple[str, str]](), "", list(dis.get_instructions(code))
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            if last:
+                found.add((last, step.argval))
+            last = step.argval
+        elif step.opname not in ("LOAD_CONST", "LOAD_SMALL_INT", "BINARY_SUBSCR", "BINARY_OP", "CACHE"):
+            index = step.opname.startswith("LOAD_FAST") and following and "BINARY" in following.opname
+            last = last if index else ""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(found).union(*map(chains_in, inner))

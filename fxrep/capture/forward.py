@@ -7,16 +7,22 @@ run the original's weights after a copy.)
 
 from __future__ import annotations
 
+import builtins
 import functools
 import importlib
 import linecache
 import re
+import sys
 import zlib
 from dataclasses import dataclass
-from types import CodeType, ModuleType
+from enum import Enum
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
+
+from .piece import iterate
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Forward:
         definition = re.search(r"^def forward\(.*\).*:$", python.src, re.MULTILINE)
         assert definition is not None
         guards = guards | {_attribute(path, name): value for (path, name), value in reads.items()}
-        checks = "".join(_guard(name, value) for name, value in guards.items())
+        checks = "".join(_guard(name, value, python.globals) for name, value in guards.items())
         body = python.src[definition.end() :].lstrip("\n")
         code = f"{python.src[: definition.end()]}\n{checks}{body}"
         imports = tuple((k, v.__name__) for k, v in python.globals.items() if isinstance(v, ModuleType))
@@ -118,12 +124,56 @@ def _attribute(path: str, name: str) -> str:
     return text
 
 
-def _guard(name: str, value: Any) -> str:
-    if value is None:
-        test = f"{name} is not None"
-    elif isinstance(value, bool | int | float | str | tuple):
-        test = f"type({name}) is not {type(value).__name__} or {name} != {value!r}"
-    else:
+def _guard(name: str, value: Any, names: dict[str, Any]) -> str:
+    """The statement that raises an error where what is called ``name`` is not ``value``."""
+    differs = _differs(name, value, names)
+    if not differs:
         return ""
     message = f"this module was merged by fxrep for {name}={value!r}; merge it again for another value"
-    return f"    if {test}:\n        raise ValueError({message!r})\n"
+    return f"    if {' or '.join(differs)}:\n        raise ValueError({message!r})\n"
+
+
+def _differs(name: str, value: Any, names: dict[str, Any]) -> list[str]:
+    """Conditions of which one holds where ``name`` is not ``value``, as far as that can be told by looking at it.
+
+    ``names`` gets what they refer to. What depends on the input, a node, may be anything.
+    """
+    if value is None or isinstance(value, bool | torch.dtype | torch.layout | torch.memory_format):
+        return [f"{name} is not {value!r}"]
+    if isinstance(value, fx.Node | Tensor):
+        return []
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        known = _name_of(value, names)
+        return [f"{name} is not {known}"] if known else []
+    kind = _name_of(type(value), names)
+    if isinstance(value, Enum) and kind and type(value).__members__.get(value.name) is value:
+        return [f"{name} is not {kind}.{value.name}"]
+    if isinstance(value, tuple | list):
+        lasting = [] if list(iterate(value)) else [f"type({name}) is not {kind}"] if kind else []
+        inner = [test for i, item in enumerate(value) for test in _differs(f"{name}[{i}]", item, names)]
+        return [*lasting, f"len({name}) != {len(value)}", *inner]
+    if type(value) is dict and all(type(key) is str for key in value):
+        inner = [test for key, item in value.items() for test in _differs(f"{name}[{key!r}]", item, names)]
+        return [f"type({name}) is not dict", f"list({name}) != {list(value)!r}", *inner]
+    tests = [f"type({name}) is not {kind}"] if kind else []
+    base: Any = next((base for base in (int, float, complex, str, torch.device) if isinstance(value, base)), None)
+    if base is not None:
+        tests.append(f"{name} != {base.__repr__(value)}" if value == value else f"{name} == {name}")
+    return tests
+
+
+def _name_of(value: Any, names: dict[str, Any]) -> str:
+    """A name for a class or function, which ``names`` gets; none if a pickle could not find it again."""
+    name: str = value.__name__
+    if getattr(builtins, name, None) is value:
+        return name
+    found: Any = sys.modules.get(value.__module__)
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is not value:
+        return ""
+    name = f"the_{name}"
+    while names.get(name, value) is not value:
+        name += "_"
+    names[name] = value
+    return name

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules import module as module_call
 
 CALL = ("forward", "_conv_forward", "_check_input_dim", "_output_padding")  # what a call of torch.nn's modules runs
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
@@ -72,6 +73,9 @@ def why_opaque(module: nn.Module) -> str | None:
         hooks = getattr(module, attribute, None)
         if hooks:
             return f"{name} {_hook_name(next(iter(hooks.values())))}"
+    for hooks in (module_call._global_forward_pre_hooks, module_call._global_forward_hooks):
+        if hooks:
+            return f"the hook {_hook_name(next(iter(hooks.values())))} is on every module"
     if isinstance(module, torch.jit.ScriptModule):
         return "it is TorchScript"
     replaced = next((method for method in CALL if method in vars(module)), None)

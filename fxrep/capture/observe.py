@@ -49,7 +49,8 @@ class Observation:
             return record
 
         for path, module in walk(model):
-            module.register_forward_hook(hook(path), with_kwargs=True)
+            if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                module.register_forward_hook(hook(path), with_kwargs=True)
         first = first_paths(model)
         self.names = {path: first[module] for path, module in walk_paths(model)}
 
@@ -57,6 +58,11 @@ class Observation:
         """The shapes of the tensors that the model was called with."""
         leaves = [leaf for call in self.seen("") for leaf in tree_leaves((call.args, call.kwargs))]
         return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def types(self) -> set[torch.dtype]:
+        """The types of all tensors that entered and left modules."""
+        leaves = tree_leaves([(call.args, call.kwargs, call.output) for calls in self.calls.values() for call in calls])
+        return {leaf.dtype for leaf in leaves if isinstance(leaf, Tensor)}
 
     def seen(self, path: str) -> list[Seen]:
         """The calls of the module at any path to it."""

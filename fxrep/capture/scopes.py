@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import operator
 from dataclasses import dataclass, field
+from enum import Enum
 from types import MethodType
 from typing import Any
 
@@ -140,13 +141,11 @@ class _Builder:
             default = parameter.default
             if default is parameter.empty:
                 outer = self.graph.placeholder(name)
-            elif default is None or isinstance(default, bool | int | float | str):
+            elif default is None or type(default) in (bool, int, float, str) or isinstance(default, Enum):
                 outer = self.graph.placeholder(name, default_value=default)
             else:
                 raise Illegal(f"forward of '{self.call.path}' has an argument {parameter}")
-            nodes = list(iterate(value))
-            if not nodes:
-                self.scope.guards[name] = value
+            self.scope.guards[name] = value
             self._extract(value, outer)
 
     def _extract(self, value: Any, outer: fx.Node) -> None:

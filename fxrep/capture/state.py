@@ -95,7 +95,7 @@ def named_globally(kind: type[nn.Module]) -> list[tuple[dict[str, Any], str]]:
     """The global names of data that the code of a module's class mentions, each with its file's names."""
     found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
     seen: set[CodeType] = set()
-    waiting = [users_function(kind.forward)]
+    waiting = [users_function(getattr(kind, "forward", None))]
     while waiting:
         function = waiting.pop()
         if function is None or function.__code__ in seen:

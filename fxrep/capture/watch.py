@@ -176,7 +176,8 @@ def _recording(choose: Callable[..., Any]) -> Callable[..., Any]:
 
 def _written(module: nn.Module) -> Any:
     """The forward of a module, if it is a Python function that is not torch's own."""
-    function = inspect.unwrap(type(module).forward)
+    function: Any = getattr(type(module), "forward", None)  # TorchScript has none on the class
+    function = inspect.unwrap(function)
     return (
         function
         if inspect.isfunction(function) and not (function.__module__ or "torch.").startswith("torch.")

@@ -75,17 +75,23 @@ class Liveness:
                 names[owner] = names[owner].union(*entry_points(type(rewritten[owner])))
             return path.removeprefix(owner).strip(".").split(".")[0] in names[owner]
 
+        def stays(owner: str, path: str) -> bool:
+            return any(pinned(p) for p in (path, *_prefixes(path)) if len(p) > len(owner))
+
+        def owner_of(path: str) -> str | None:
+            return next((p for p in _prefixes(path) if p in rewritten), None)
+
         for module, path in sorted(self.dead.items(), key=lambda item: item[1].count(".")):
             if any(outer in removed for outer in _prefixes(path)) or self._is_used(module):
                 continue
-            owner = next((p for p in _prefixes(path) if p in rewritten), None)
-            if owner is not None and not pinned(path) and not named(owner, path):
+            owner = owner_of(path)
+            if owner is not None and not stays(owner, path) and not named(owner, path):
                 removed[path] = None
         removed |= dict.fromkeys(self._emptied(removed, rewritten))
         removed = {path: None for path in removed if not any(outer in removed for outer in _prefixes(path))}
         tensors = [path for key, path in self.dead_tensors.items() if key not in self.live_tensors and not pinned(path)]
-        owners = {path: next((p for p in _prefixes(path) if p in rewritten), None) for path in tensors}
-        tensors = [path for path, owner in owners.items() if owner is None or not named(owner, path)]
+        owners = {path: owner_of(path) for path in tensors}
+        tensors = [p for p, owner in owners.items() if owner is None or not (stays(owner, p) or named(owner, p))]
         return [*removed, *(t for t in tensors if not any(outer in removed for outer in _prefixes(t)))]
 
     def _emptied(self, removed: Collection[str], rewritten: dict[str, nn.Module]) -> Iterator[str]:

@@ -9,23 +9,20 @@ passes through. If modules are shared in a way that forbids both, the convolutio
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import fx, nn
 
 from ..analysis import effects
 from ..analysis.forms import Term
-from ..analysis.program import Program
-from ..capture.code import asks_for_types, entry_points, reachable_names
-from ..capture.piece import Call, Piece
-from ..capture.walk import join, tensors, walk_paths
+from ..capture.code import entry_points
+from ..capture.piece import Call, Piece, iterate
+from ..capture.walk import join
 from ..convmap import ConvMap
 from .regions import Region
+from .usage import Usage
 
 RESIZING = {"conv", "linear", "pad", "pool"}  # what they give has other sizes than what they are given
-LISTS = {"children", "named_children", "_modules"}
-WALKS = {"modules", "named_modules", "get_submodule", "get_parameter", "get_buffer"}
 
 
 @dataclass(eq=False)
@@ -50,101 +47,6 @@ class Placement:
     @property
     def piece(self) -> Piece:
         return self.region.program.piece
-
-
-class Usage:
-    """Who else uses a module: how often it is called, whether its weights are read, whether unseen code may call it."""
-
-    def __init__(self, programs: list[Program], opaque: dict[str, nn.Module], model: nn.Module) -> None:
-        self.times: Counter[nn.Module] = Counter()
-        self.ordinal: dict[fx.Node, int] = {}
-        self.read: set[int] = set()
-        self.walked: set[nn.Module] = set()
-        self.looked: set[nn.Module] = set()
-        self.asking: dict[type[nn.Module], bool] = {}
-        self.own: dict[Call, list[fx.Node]] = defaultdict(list)
-        paths: dict[nn.Module, list[str]] = defaultdict(list)
-        for path, module in walk_paths(model) if opaque else ():
-            paths[module].append(path)
-        self.names = {path: several for several in paths.values() if len(several) > 1 for path in several}
-        self.unseen = {path: Unseen.of(module) for path, module in opaque.items()}
-        for program in programs:
-            piece = program.piece
-            self.times.update(call.module for call in piece.calls)
-            self.walked.update(*(call.walked for call in piece.calls))
-            self.looked.update(*(call.looked | call.typed for call in piece.calls))
-            for node in program.nodes:
-                own = self.own[piece.call_of[node]]
-                self.ordinal[node] = len(own)
-                own.append(node)
-                if node.op == "call_module":
-                    self.times[program.modules[str(node.target)]] += 1
-                elif node.op == "get_attr" and node.users:
-                    self.read.add(id(program.tensor(node)))
-
-    def key(self, piece: Piece, node: fx.Node) -> object:
-        """The same for the same operator in two calls of one module that do the same."""
-        call = piece.call_of[node]
-        if self.times[call.module] == 1:
-            return call, self.ordinal[node]
-        does = tuple((n.op, str(n.target)) for n in self.own[call])
-        order: dict[fx.Node, int] = {}  # which of the values that it is given are the same
-        given = str(fx.map_arg((call.args, call.kwargs), lambda n: order.setdefault(n, len(order))))
-        return call.module, self.ordinal[node], does, given
-
-    def replaceable(self, piece: Piece, node: fx.Node, twins: int) -> bool:
-        """Whether the module that ``node`` calls can become another one, when ``twins`` of its calls are edited."""
-        module = _module(piece, node)
-        alone = self.times[module] == twins and self.read.isdisjoint(map(id, tensors(module)))
-        return alone and not self.pinned(join(piece.path, str(node.target)))
-
-    def pinned(self, path: str) -> bool:
-        """Whether code that could not be traced may reach into the model and call the module at ``path``."""
-        return any(code.reaches(steps) for code, steps in self._around(path))
-
-    def asks_for_types(self, module: nn.Module) -> bool:
-        """Whether the code of a module that was traced asks for the class of something."""
-        kind = type(module)
-        if kind not in self.asking:
-            self.asking[kind] = asks_for_types(module)
-        return self.asking[kind]
-
-    def told_apart(self, path: str) -> bool:
-        """Whether such code may ask for the class of the module at ``path``."""
-        return any(code.asks_for_types and code.reaches(steps) for code, steps in self._around(path))
-
-    def listed(self, path: str, module: nn.Module) -> bool:
-        """Whether such code may come by a child that is new in ``module``, at ``path``."""
-        new = "0" if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) else "merged"
-        return any(code.reaches(steps, new=True) for code, steps in self._around(join(path, new)))
-
-    def _around(self, path: str) -> Iterator[tuple[Unseen, list[str]]]:
-        """The code that could not be traced and is around ``path``, under whatever name, with the steps from there."""
-        for name in self.names.get(path, (path,)):
-            for outer, code in self.unseen.items():
-                if not outer or name.startswith(f"{outer}."):
-                    yield code, name.removeprefix(outer).strip(".").split(".")
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """What code that could not be traced may do with the modules in it, as far as the names in it tell."""
-
-    names: set[str]
-    asks_for_types: bool
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Unseen:
-        return cls(reachable_names(module), asks_for_types(module))
-
-    def reaches(self, steps: list[str], new: bool = False) -> bool:
-        """Whether it may come by the module at ``steps`` from it: each is a number, or a name that it mentions.
-
-        One more step may have a name made at run time, if there is code for that; a ``new`` module cannot be named.
-        """
-        others = sum(not step.isdigit() and step not in self.names for step in steps)
-        made = not self.names.isdisjoint(LISTS if new else LISTS | {"getattr"})
-        return others <= made or not self.names.isdisjoint(WALKS)
 
 
 def place(regions: list[Region], usage: Usage) -> tuple[list[list[Placement]], dict[Region, str]]:
@@ -225,7 +127,7 @@ def computed_at(region: Region, site: fx.Node, after: list[fx.Node]) -> Placemen
     stay = [n for n in before if n in reads.values()]
     for n in stay:
         stay += [operand for operand in region.linear[n].operands if operand in before and operand not in stay]
-    if any(region.linear[n].convolves or len(region.linear[n].operands) > 1 for n in stay):
+    if any(region.linear[n].composes or len(region.linear[n].operands) > 1 for n in stay):
         return None
     dies = [n for n in region.interior if n in before and n not in stay]
     if any(map(effects.lays_out, dies)) and any(map(effects.needs_layout, region.program.nodes)):
@@ -330,8 +232,13 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
     callers = {piece.call_of[n] for n in placement.swapped} - _rewritten(placement)
     if any(usage.asks_for_types(call.module) for call in callers):
         return "the code that calls it asks for a class, and an identity would take its place"
+    changed = _changed(placement)
+    if any(_is_run_alone(call, placement, usage) for call in changed):
+        return "another method calls a part of it on its own"
     if not usage.unseen:
         return None
+    if any(usage.pinned(join(piece.path, call.path)) for call in changed):
+        return "code that cannot be traced may call a part of it on its own"
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
         return "code that cannot be traced asks for the class of a module whose forward would change"
     site, owner = placement.site, piece.call_of[placement.site]
@@ -342,6 +249,31 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
             return "code that cannot be traced goes through the modules where the merged one would be"
         placement.holder = inner  # the last norm of a Sequential
     return None
+
+
+def _changed(placement: Placement) -> list[Call]:
+    """The calls whose modules would give something else than before: a value on the way, or what belongs to one."""
+    region, call_of = placement.region, placement.piece.call_of
+    around: dict[Call, None] = {}
+    for node in _touched(placement):
+        call: Call | None = call_of[node]
+        while call is not None and call not in around:
+            around[call] = None
+            call = call.parent
+    interior = {*region.interior}
+    own = {call: all(call_of[n].inside(call) for n in region.nodes) for call in around}
+    return [call for call in around if not own[call] or not interior.isdisjoint(iterate(call.output))]
+
+
+def _is_run_alone(call: Call, placement: Placement, usage: Usage) -> bool:
+    """Whether a method of a module farther out runs the module of ``call`` without the rest of what is edited.
+
+    Of the module around it, ``_fits`` looks at the methods.
+    """
+    piece = placement.piece
+    edited = [str(n.target) if n.op == "call_module" else piece.where(n) for n in _touched(placement)]
+    ways = usage.ways_to(join(piece.path, call.path))
+    return any(not all(way in usage.ways_to(join(piece.path, path)) for path in edited) for way in ways)
 
 
 def _is_the_callers(placement: Placement) -> bool:

@@ -1463,31 +1463,7 @@ guard(
 )
 guard("region: written sources", "a source is not written to before the merge reads it", "if writer is not None:")
 
-guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
-guard(
-    "placement: sizes of values that are passed on",
-    "an assertion of the size of a value between two convolutions is told that of another",
-    "if any(there <= at if before else there > at for there in resizing):",
-    tests=(f"{REGRESSIONS}::test_an_assertion_of_the_size_of_a_value_in_a_merge",),
-)
-guard(
-    "placement: looked at",
-    "code that looks at a norm, and does not call it, finds an identity",
-    "if usage.looked and any(_module(piece, n) in usage.looked for n in placement.swapped):",
-    tests=(f"{REGRESSIONS}::test_code_that_asks_for_the_class_of_a_norm",),
-)
-guard(
-    "placement: classes of what is called",
-    "type(self.norm) is another one of an identity",
-    "if any(usage.asks_for_types(call.module) for call in callers):",
-    tests=(f"{REGRESSIONS}::test_code_that_takes_the_class_of_a_norm",),
-)
-guard(
-    "placement: how values lie in memory",
-    "a copy that a view needs",
-    "if any(map(effects.lays_out, dies)) and any(map(effects.needs_layout, region.program.nodes)):",
-    tests=(REGRESSIONS,),
-)
+guard.of("cover/usage.py", OWN, HAZARDS, REGRESSIONS, ANY)
 guard(
     "sharing: calls",
     "a module that is called twice is not replaced",
@@ -1525,6 +1501,50 @@ guard(
     "return call.module, self.ordinal[node], does, given",
     "return call.module, self.ordinal[node], does",
     tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
+)
+guard(
+    "unseen code: numbers",
+    "code reaches the entries of a list by number",
+    "sum(not step.isdigit() and step not in",
+    "sum(step not in",
+)
+guard(
+    "unseen code: made names",
+    "code that uses getattr makes names at run time",
+    "return others <= made or",
+    "return not others or",
+)
+guard(
+    "unseen code: walks",
+    "code that walks over all modules reaches each",
+    "return others <= made or not self.names.isdisjoint(WALKS)",
+    "return others <= made",
+)
+
+guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
+guard(
+    "placement: sizes of values that are passed on",
+    "an assertion of the size of a value between two convolutions is told that of another",
+    "if any(there <= at if before else there > at for there in resizing):",
+    tests=(f"{REGRESSIONS}::test_an_assertion_of_the_size_of_a_value_in_a_merge",),
+)
+guard(
+    "placement: looked at",
+    "code that looks at a norm, and does not call it, finds an identity",
+    "if usage.looked and any(_module(piece, n) in usage.looked for n in placement.swapped):",
+    tests=(f"{REGRESSIONS}::test_code_that_asks_for_the_class_of_a_norm",),
+)
+guard(
+    "placement: classes of what is called",
+    "type(self.norm) is another one of an identity",
+    "if any(usage.asks_for_types(call.module) for call in callers):",
+    tests=(f"{REGRESSIONS}::test_code_that_takes_the_class_of_a_norm",),
+)
+guard(
+    "placement: how values lie in memory",
+    "a copy that a view needs",
+    "if any(map(effects.lays_out, dies)) and any(map(effects.needs_layout, region.program.nodes)):",
+    tests=(REGRESSIONS,),
 )
 guard(
     "place: one region each",
@@ -1596,27 +1616,9 @@ guard(
     tests=(f"{ANY}::test_tops_that_cannot_be_traced[a count of the children of a norm]", ANY),
 )
 guard(
-    "unseen code: numbers",
-    "code reaches the entries of a list by number",
-    "sum(not step.isdigit() and step not in",
-    "sum(step not in",
-)
-guard(
-    "unseen code: made names",
-    "code that uses getattr makes names at run time",
-    "return others <= made or",
-    "return not others or",
-)
-guard(
-    "unseen code: walks",
-    "code that walks over all modules reaches each",
-    "return others <= made or not self.names.isdisjoint(WALKS)",
-    "return others <= made",
-)
-guard(
     "place: operators that stay",
     "an operator that stays reads a convolution that is not there",
-    "if any(region.linear[n].convolves or len(region.linear[n].operands) > 1 for n in stay):",
+    "if any(region.linear[n].composes or len(region.linear[n].operands) > 1 for n in stay):",
     tests=(RESHAPES, OWN, REGRESSIONS),
 )
 guard(
