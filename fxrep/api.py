@@ -120,7 +120,7 @@ def reparameterize(
     if differentiable and (inplace or is_exported(model)):
         what = "inplace=True" if inplace else "an exported program"
         raise ValueError(f"differentiable=True needs the branches, which {what} drops")
-    with torch.set_grad_enabled(differentiable), _collector_paused():
+    with torch.inference_mode(False), torch.set_grad_enabled(differentiable), _collector_paused():
         # in functions of their own, so that all that they made is let go of before the collector looks at it
         if is_exported(model):
             return _reparameterize_exported(model, example_inputs, inplace, rule, selection, progress)

@@ -106,7 +106,7 @@ def _still_there(module: nn.Module, reads: dict[tuple[str, str], Any]) -> dict[t
             found = getattr(module.get_submodule(path), name)
         except AttributeError:
             continue
-        if type(found) is type(value) and found == value:
+        if found is value or (type(found) is type(value) and found == value):
             kept[path, name] = value
     return kept
 

@@ -23,7 +23,7 @@ from .code import DATA, globals_in, names_of, reachable_from, reachable_function
 from .kinds import is_number
 from .piece import Piece
 from .walk import tensors
-from .watch import INHERITED, is_instance
+from .watch import INHERITED, is_patched
 
 Apart = dict[nn.Module, dict[str, "Reach"]]
 """Of a module: its methods that are called as they are, by name, and what they get at."""
@@ -223,7 +223,7 @@ def _helpers(function: FunctionType) -> list[FunctionType] | None:
     for name in globals_in(function.__code__):
         value = function.__globals__.get(name)
         own = users_function(value)
-        if name not in function.__globals__ or value is is_instance:
+        if name not in function.__globals__ or is_patched(value):
             if name not in BUILTINS:
                 return None
         elif own is not None:

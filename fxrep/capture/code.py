@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from .clone import ATOMIC, STANDARD
+from .kinds import METADATA_ATTRIBUTES
 
 T = TypeVar("T")
 
@@ -117,6 +118,26 @@ def _asks_for_types(code: CodeType) -> bool:
             if not named and not then.opname.startswith(("FORMAT", "CONVERT")):
                 return True
     return any(_asks_for_types(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+
+
+def asks_for_identity(module: nn.Module) -> bool:
+    """Whether the code of ``module.forward`` asks whether a type, a device or a size *is* something.
+
+    A symbol of one is nothing but itself, and Python does not let it answer.
+    """
+    _, functions = reachable_functions(module)
+    return any(_asks_for_identity(function.__code__) for function in functions)
+
+
+@functools.lru_cache(maxsize=4096)
+def _asks_for_identity(code: CodeType) -> bool:
+    steps = [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE")]
+    for at, step in enumerate(steps):
+        operands = steps[max(0, at - 5) : at] if step.opname == "IS_OP" else []
+        read = any(i.opname.startswith("LOAD_ATTR") and i.argval in METADATA_ATTRIBUTES for i in operands)
+        if read or any(i.opname == "COMPARE_OP" for i in operands[-2:]):
+            return True
+    return any(_asks_for_identity(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
 def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:

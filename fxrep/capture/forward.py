@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib
+import keyword
 import linecache
 import re
 import sys
@@ -20,9 +21,11 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from .piece import iterate
+
+BUILTIN = {int, float, complex, str, tuple, list, dict, slice}
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def _attribute(path: str, name: str) -> str:
     """The expression for an attribute of the module at ``path``."""
     text = "self"
     for part in (*path.split("."), name) if path else (name,):
-        text = f"{text}.{part}" if part.isidentifier() else f"getattr({text}, {part!r})"
+        plain = part.isidentifier() and not keyword.iskeyword(part)
+        text = f"{text}.{part}" if plain else f"getattr({text}, {part!r})"
     return text
 
 
@@ -140,26 +144,23 @@ def _differs(name: str, value: Any, names: dict[str, Any]) -> list[str]:
     """
     if value is None or isinstance(value, bool | torch.dtype | torch.layout | torch.memory_format):
         return [f"{name} is not {value!r}"]
-    if isinstance(value, fx.Node | Tensor):
-        return []
+    base: Any = next((base for base in (int, float, complex, str, torch.device) if isinstance(value, base)), None)
     if isinstance(value, type | FunctionType | BuiltinFunctionType):
         known = _name_of(value, names)
         return [f"{name} is not {known}"] if known else []
-    kind = _name_of(type(value), names)
-    if isinstance(value, Enum) and kind and type(value).__members__.get(value.name) is value:
-        return [f"{name} is not {kind}.{value.name}"]
+    if isinstance(value, Enum) and base is None:
+        known = _name_of(type(value), names) if type(value).__members__.get(value.name) is value else ""
+        return [f"{name} is not {known}.{value.name}"] if known else []
+    kind = [f"type({name}) is not {type(value).__name__}"] if type(value) in BUILTIN else []
+    if base is not None:
+        return [*kind, f"{name} != {base.__repr__(value)}" if value == value else f"{name} == {name}"]
     if isinstance(value, tuple | list):
-        lasting = [] if list(iterate(value)) else [f"type({name}) is not {kind}"] if kind else []
         inner = [test for i, item in enumerate(value) for test in _differs(f"{name}[{i}]", item, names)]
-        return [*lasting, f"len({name}) != {len(value)}", *inner]
+        return [*([] if list(iterate(value)) else kind), f"len({name}) != {len(value)}", *inner]
     if type(value) is dict and all(type(key) is str for key in value):
         inner = [test for key, item in value.items() for test in _differs(f"{name}[{key!r}]", item, names)]
-        return [f"type({name}) is not dict", f"list({name}) != {list(value)!r}", *inner]
-    tests = [f"type({name}) is not {kind}"] if kind else []
-    base: Any = next((base for base in (int, float, complex, str, torch.device) if isinstance(value, base)), None)
-    if base is not None:
-        tests.append(f"{name} != {base.__repr__(value)}" if value == value else f"{name} == {name}")
-    return tests
+        return [*kind, f"list({name}) != {list(value)!r}", *inner]
+    return [f"{name} != {value!r}"] if type(value) is slice and not list(iterate(value)) else kind
 
 
 def _name_of(value: Any, names: dict[str, Any]) -> str:

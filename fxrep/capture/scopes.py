@@ -7,6 +7,7 @@ the flat graph that belongs to one call of the module into such a graph, with th
 from __future__ import annotations
 
 import inspect
+import keyword
 import operator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -196,9 +197,7 @@ class _Builder:
         if any(edits.gone[n] is self.call for n in vanishing):
             raise Illegal(f"part of '{child.path}' would be merged, and part of it is used elsewhere")
         args, kwargs = self._map(child.args), self._map(child.kwargs)
-        if child.module not in self.modules:
-            raise Illegal(f"'{self.call.path}' calls a module that is not inside it")
-        result = self.graph.call_module(self.modules[child.module], args, kwargs)
+        result = self.graph.call_module(self._path(child.module), args, kwargs)
         self.called.add(child)
         self._extract(child.output, result)
 
@@ -223,10 +222,7 @@ class _Builder:
 
     def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
-            module = self.piece.root.get_submodule(str(node.target))
-            if module not in self.modules:
-                raise Illegal(f"'{self.call.path}' calls a module that is not inside it")
-            return self.modules[module]
+            return self._path(self.piece.root.get_submodule(str(node.target)))
         if node.op != "get_attr":
             return node.target
         value: Any = self.piece.root
@@ -237,12 +233,18 @@ class _Builder:
         if isinstance(value, MethodType) and value.__self__ in self.modules:
             return join(self.modules[value.__self__], str(node.target).rpartition(".")[2])
         if id(value) in self.tensors:
-            return self.tensors[id(value)]
+            return _writable(self.tensors[id(value)])
         if not isinstance(value, Tensor):
             raise Illegal(f"'{self.call.path}' holds a {type(value).__name__} that its graph refers to")
         name = f"constant_{len(self.scope.constants)}"
         self.scope.constants[name] = value
         return name
+
+    def _path(self, module: nn.Module) -> str:
+        """The path of a module inside this one."""
+        if module not in self.modules:
+            raise Illegal(f"'{self.call.path}' calls a module that is not inside it")
+        return _writable(self.modules[module])
 
     def _map(self, value: Any) -> Any:
         return fx.map_arg(value, self._value)
@@ -252,6 +254,14 @@ class _Builder:
             if name in self.values:
                 return self.values[name]
         raise Illegal(f"a value that '{self.call.path or 'the model'}' needs is not handed to it")
+
+
+def _writable(path: str) -> str:
+    """A path, of which fx must be able to write each name into code."""
+    for name in path.split("."):
+        if keyword.iskeyword(name) or any(letter in name for letter in '"\\\n'):
+            raise Illegal(f"no forward can mention '{path}': its name has a meaning in Python")
+    return path
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,16 @@ import torch
 from torch import Tensor, fx
 from torch.fx.proxy import Attribute
 
-from .kinds import is_number
+from .kinds import METADATA_ATTRIBUTES, is_number, reads_metadata
 
+METADATA_TYPES: dict[str, type] = {
+    "shape": torch.Size, "size": torch.Size, "stride": tuple, "dtype": torch.dtype, "device": torch.device, "ndim": int,
+    "layout": torch.layout, "requires_grad": bool, "is_cuda": bool, "is_sparse": bool, "is_contiguous": bool,
+    "is_floating_point": bool,
+}  # fmt: skip
+
+MESSAGES = {"_assert", "print", "warn", "warning", "info", "debug", "log"}
+"""What takes a text to show it."""
 INPLACE = {f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")}
 
 
@@ -20,10 +29,39 @@ class InplaceMixin:
 
     tracer: Any
 
+    def _is_metadata(self) -> bool:
+        """Whether this is a size, a type or the like."""
+        raise NotImplementedError
+
+    def _text(self) -> str:
+        raise NotImplementedError
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):
             raise TypeError(f"an attribute of a tensor, .{name}, is assigned")
         object.__setattr__(self, name, value)
+
+    def __hash__(self) -> int:
+        """A tensor is a key by its identity, a size or a type by its value."""
+        if self._is_metadata() and not self.tracer.trying:
+            self.tracer.refuse(hash)
+        return object.__hash__(self)
+
+    def __repr__(self) -> str:
+        """In the message of an assertion, which alone is no reason to stop; elsewhere it may be compared."""
+        frame = sys._getframe(1)
+        while frame.f_code.co_name in ("__repr__", "__str__", "__format__") and frame.f_back is not None:
+            frame = frame.f_back
+        home = str(frame.f_globals.get("__name__")).split(".")[0]
+        if home not in ("torch", "fxrep") and not self.tracer.trying and MESSAGES.isdisjoint(frame.f_code.co_names):
+            self.tracer.refuse(str)
+        return self._text()
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __format__(self, spec: str) -> str:
+        return repr(self)
 
     def __int__(self) -> int:
         return self.tracer.refuse(int)  # type: ignore[no-any-return]
@@ -53,15 +91,42 @@ for _name in INPLACE:
 class InplaceAttribute(InplaceMixin, Attribute):
     """``x.attr``, with in-place operators."""
 
-    def __repr__(self) -> str:
-        """In the message of an assertion, which alone is no reason to record it."""
-        return f"{self.root}.{self.attr}"
+    @property
+    def __class__(self) -> Any:
+        return METADATA_TYPES.get(self.attr, type(self))
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("the class of a value is assigned")
+
+    def _is_metadata(self) -> bool:
+        return self.attr in METADATA_ATTRIBUTES or isinstance(self.root, Attribute)
+
+    def _text(self) -> str:
+        return f"{self.root._text()}.{self.attr}"
 
 
 class InplaceProxy(InplaceMixin, fx.Proxy):
     """A value of the traced program, with in-place operators."""
 
+    @property
+    def __class__(self) -> Any:
+        """What ``isinstance`` asks for, wherever the code is."""
+        return number_type(self.node) if is_number(self.node) else Tensor
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("the class of a value is assigned")
+
+    def _is_metadata(self) -> bool:
+        return is_number(self.node)
+
+    def _text(self) -> str:
+        return f"Proxy({self.node.name})"
+
     def __getattr__(self, name: str) -> Any:
+        if name == "_is_param":
+            raise AttributeError("a value is no parameter")
         if self.node.op == "placeholder" and not hasattr(
             Tensor, name
         ):  # so that hasattr() tells what holds at run time
@@ -75,6 +140,14 @@ class TensorProxy(InplaceProxy):
     def __init__(self, tracer: Any, node: fx.Node, tensor: Tensor) -> None:
         super().__init__(node, tracer)
         self._tensor = tensor
+
+    @property
+    def __class__(self) -> Any:
+        return type(self._tensor)
+
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError("the class of a value is assigned")
 
     @property
     def shape(self) -> torch.Size:
@@ -95,3 +168,17 @@ class TensorProxy(InplaceProxy):
 
     def __len__(self) -> int:
         return len(self._tensor)
+
+
+def number_type(node: fx.Node) -> type:
+    """The type of what a node computes from sizes and the like."""
+    if reads_metadata(node):
+        name = node.args[1] if node.target is getattr else node.target
+        if name == "size" and len(node.args) + len(node.kwargs) > 1:
+            return int
+        return METADATA_TYPES.get(str(name), int)
+    if node.target is operator.getitem and isinstance(node.args[1], slice):
+        return torch.Size
+    read = [number_type(n) for n in node.all_input_nodes if is_number(n)]
+    given = [type(a) for a in node.args if isinstance(a, float)]
+    return float if node.target is operator.truediv or float in (*read, *given) else int

@@ -29,6 +29,7 @@ from torch.fx.node import Argument
 
 from .apart import Apart, call_as_is, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
+from .code import asks_for_identity
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece
 from .state import State, named_globally
@@ -40,7 +41,8 @@ from .watch import (
     factories_are_recorded,
     no_random,
     reads_are_noted,
-    tensors_are_tensors,
+    types_are_answered,
+    weights_are_kept,
 )
 
 
@@ -70,6 +72,7 @@ class Tracer(fx.Tracer):
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
         self.globals: dict[type[nn.Module], list[tuple[dict[str, Any], str]]] = {}
+        self.identity: dict[type[nn.Module], bool] = {}
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
@@ -79,13 +82,17 @@ class Tracer(fx.Tracer):
         self.calls.append(self.current)
         state = self.current.state = State(root, self._named_globally(root))
         state.add({type(module) for _, module in walk(root)})
+        kept = weights_are_kept(root)
         try:
-            with torch.no_grad(), no_random(type(root).__name__), contextlib.ExitStack() as patched:
-                for patch in (tensors_are_tensors(self, root), factories_are_recorded(self), extremes_are_recorded()):
+            self._check_identity(root)
+            with torch.no_grad(), no_random(type(root).__name__), kept, contextlib.ExitStack() as patched:
+                for patch in (types_are_answered(self, root), factories_are_recorded(self), extremes_are_recorded()):
                     patched.enter_context(patch)
                 graph = self.trace(root)
             if self.calls[0].guessed:
                 raise TypeError("its forward goes on after an error that only tracing raises")
+            if kept.changed:
+                raise TypeError("its forward changes weights or modules")
             if state.changed(but=set(self.tensor_attrs.values()) - state.attributes.keys()):
                 raise TypeError("its forward changes attributes of the module")
         except Exception:
@@ -158,6 +165,7 @@ class Tracer(fx.Tracer):
         call.after = mark
         state = call.state = State(m, self._named_globally(m))
         try:
+            self._check_identity(m)
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
             call.output, call.last = self._nodes(result), self._last_node()
@@ -304,6 +312,13 @@ class Tracer(fx.Tracer):
             vars(call).update(noted)
             self._roll_back(mark, len(self.calls))
             state.restore()
+
+    def _check_identity(self, module: nn.Module) -> None:
+        kind = type(module)
+        if kind not in self.identity:
+            self.identity[kind] = asks_for_identity(module)
+        if self.identity[kind]:
+            raise TypeError("its forward asks whether a type, a device or the like is something")
 
     def _guess(self) -> None:
         assert self.current is not None

@@ -10,23 +10,27 @@ import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
-from types import MethodType
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .clone import STANDARD
 from .kinds import is_number
 from .piece import Call
-from .walk import walk
+from .walk import tensors, walk
 
 CONTAINERS = (dict, list, set)
 PLAIN = {bool, int, float, str, type(None)}
-PLAIN_OR_TUPLE = {*PLAIN, tuple}
 INHERITED = STANDARD.union(dir(nn.Module))  # the attributes that every module has
 UNNOTED = {"__dict__", "__class__", *STANDARD} - {"_modules"}  # what is read most, by torch itself
-NOTED = {*PLAIN_OR_TUPLE, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
+NOTED = {*PLAIN, tuple, *CONTAINERS, OrderedDict, defaultdict, deque, Tensor}
+FIXED = (*(bool, int, float, complex, str, Enum), *(type, FunctionType, BuiltinFunctionType),
+         *(torch.dtype, torch.device, torch.layout, torch.memory_format))  # fmt: skip
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
 EXTREMES: tuple[Callable[..., Any], ...] = (max, min)
@@ -38,6 +42,8 @@ class Recorder(Protocol):
     current: Call | None
     apart: Any
 
+    def refuse(self, kind: Any) -> Any: ...
+
     def recording(self, module: nn.Module, name: str, method: Callable[..., Any]) -> Callable[..., Any]: ...
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any: ...
@@ -47,32 +53,66 @@ class RandomDraw(TypeError):
     """A forward draws random numbers, which would be baked in as constants."""
 
 
-class tensors_are_tensors:
-    """Let ``isinstance(x, torch.Tensor)`` hold for symbols, in the files that the modules' classes are written in."""
+class types_are_answered:
+    """Let ``type(x)`` of a symbol be the class that it says it has, and note which modules are asked for theirs.
+
+    It holds in the files that the modules' classes are written in.
+    """
 
     def __init__(self, tracer: Recorder, root: nn.Module) -> None:
         self.tracer = tracer
         files = {id(f.__globals__): f.__globals__ for _, m in walk(root) if (f := _written(m)) is not None}
-        self.files = [names for names in files.values() if "isinstance" not in names]
+        own = {"isinstance": self.is_instance, "type": Type}
+        self.files = [(names, {k: v for k, v in own.items() if k not in names}) for names in files.values()]
 
     def __enter__(self) -> None:
-        for names in self.files:
-            names["isinstance"] = self.is_instance
+        for names, own in self.files:
+            names.update(own)
 
     def __exit__(self, *_: object) -> None:
-        for names in self.files:
-            del names["isinstance"]
+        for names, own in self.files:
+            for name in own:
+                del names[name]
 
     def is_instance(self, value: Any, kind: Any) -> bool:
         """The answer, noting the module of which it would be another one if an identity were in its place."""
-        answer = is_instance(value, kind)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if isinstance(value, fx.Proxy) and any(type(k) is type(torch.FloatTensor) for k in kinds):
+            self.tracer.refuse(isinstance)  # the type of its elements
+        answer = isinstance(value, kind)
         if isinstance(value, nn.Module) and answer != issubclass(nn.Identity, kind) and self.tracer.current is not None:
             self.tracer.current.typed.add(value)
         return answer
 
 
+class _Type(type):
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        one = len(arguments) == 1 and not keywords and isinstance(arguments[0], fx.Proxy)
+        return arguments[0].__class__ if one else type(*arguments, **keywords)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, type)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, type)
+
+
+class Type(metaclass=_Type):
+    """``type``, where the class of a symbol is the one that it says it has."""
+
+
+def is_patched(value: object) -> bool:
+    """Whether this is what stands for ``isinstance`` or ``type`` while a module is traced."""
+    return value is Type or isinstance(getattr(value, "__self__", None), types_are_answered)
+
+
 def _is_plain(value: object) -> bool:
-    return type(value) in PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
+    return type(value) in PLAIN or isinstance(value, FIXED) or (isinstance(value, tuple) and all(map(_is_plain, value)))
+
+
+@functools.lru_cache(maxsize=256)
+def _is_noted(kind: Any) -> bool:
+    return kind in NOTED or issubclass(kind, (*FIXED, tuple))
 
 
 class reads_are_noted:
@@ -100,13 +140,13 @@ class reads_are_noted:
                     call.looked.add(child)
                 raise
             kind = type(value)
-            if kind in NOTED:
+            if kind in NOTED or _is_noted(kind):  # type: ignore[arg-type]
                 call = tracer.current
                 assert call is not None
                 if name not in INHERITED:
                     if module is not call.module and kind not in PLAIN and call.state is not None:
                         call.state.add([value])
-                    (call.reads if kind in PLAIN_OR_TUPLE and _is_plain(value) else call.held)[module, name] = value
+                    (call.reads if _is_plain(value) else call.held)[module, name] = value
                 elif name == "_modules" and call.module is not module:
                     call.walked.add(module)
             elif tracer.apart and kind is MethodType:
@@ -130,6 +170,49 @@ class reads_are_noted:
             del nn.Module.__getattribute__
         else:
             nn.Module.__getattribute__ = self.own  # type: ignore[method-assign]
+
+
+class weights_are_kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuse code that writes to the weights while it is traced: the caller's own. What it has replaced is put back."""
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        tables = (table for _, m in walk(root) for table in (m._parameters, m._buffers, m._modules))
+        self.held: list[tuple[dict[str, Any], dict[str, Any]]] = [(table, dict(table)) for table in tables]
+        self.weights = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors(root)]
+        self.places = {_place(tensor) for tensor, *_ in self.weights} - {0}
+        self.changed = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            given = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
+            written = [given.get(a.name) for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
+            if any(isinstance(leaf, Tensor) and _place(leaf) in self.places for leaf in tree_leaves(written)):
+                self.changed = True  # it may catch the error
+                raise TypeError("its forward writes to weights")
+        return func(*args, **kwargs)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for own, before in self.held:
+            if [*own] != [*before] or any(own[name] is not value for name, value in before.items()):
+                self.changed = True
+                own.clear()
+                own.update(before)
+        for tensor, data, requires_grad in self.weights:
+            if tensor.data_ptr() != data.data_ptr() or tensor.dtype != data.dtype or tensor.shape != data.shape:
+                tensor.data, self.changed = data, True
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad, self.changed = requires_grad, True
+
+
+def _place(tensor: Tensor) -> int:
+    """Where a tensor's content is; 0 if it has none, or does not say."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
 
 
 @contextlib.contextmanager
@@ -183,13 +266,6 @@ def _written(module: nn.Module) -> Any:
         if inspect.isfunction(function) and not (function.__module__ or "torch.").startswith("torch.")
         else None
     )
-
-
-def is_instance(value: Any, kind: Any) -> bool:
-    if isinstance(value, fx.Proxy) and not is_number(value.node):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        return any(k is Tensor or isinstance(value, k) for k in kinds)
-    return isinstance(value, kind)
 
 
 def _is_equal(one: Any, other: Any) -> bool:

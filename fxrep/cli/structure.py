@@ -83,6 +83,8 @@ def _layer(module: nn.Module) -> dict[str, Any] | None:
     options = {name: getattr(module, name) for name in LAYERS[kind.__name__]}
     if "bias" in module._parameters and not kind.__name__.startswith("BatchNorm"):
         options["bias"] = module._parameters["bias"] is not None
+    if any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters()):
+        options["frozen"] = True
     return {"type": kind.__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}}
 
 
@@ -96,13 +98,13 @@ def _require_layer(path: str, module: nn.Module) -> dict[str, Any]:
 
 
 def _make(path: str, layer: dict[str, Any]) -> nn.Module:
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in layer.items() if k != "type"}
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in layer.items() if k not in ("type", "frozen")}
     if layer.get("type") not in LAYERS:
         raise UserError(f"'{path}' is said to be a '{layer.get('type')}', which fxrep does not make")
     kind: Any = getattr(nn, layer["type"])
     blank: Any = skip_init  # its weights come from the file
     made: nn.Module = blank(kind, **options) if options else kind()
-    return made.eval()
+    return made.eval().requires_grad_(not layer.get("frozen", False))
 
 
 def _children(module: nn.Module) -> list[str]:

@@ -237,6 +237,8 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
         return "another method calls a part of it on its own"
     if not usage.unseen:
         return None
+    if any(usage.touches(join(piece.path, str(n.target))) for n in placement.region.nodes if n.op == "call_module"):
+        return "code that cannot be traced mentions a module in it, which it may look at or change"
     if any(usage.pinned(join(piece.path, call.path)) for call in changed):
         return "code that cannot be traced may call a part of it on its own"
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):

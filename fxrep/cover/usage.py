@@ -15,7 +15,11 @@ from ..capture.piece import Call, Piece
 from ..capture.walk import join, tensors, walk_paths
 
 LISTS = {"children", "named_children", "_modules"}
-WALKS = {"modules", "named_modules", "get_submodule", "get_parameter", "get_buffer"}
+WALKS = {
+    "modules", "named_modules", "get_submodule", "get_parameter", "get_buffer", "train", "load_state_dict",
+    "functional_call",
+}  # fmt: skip
+BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
 
 class Usage:
@@ -87,6 +91,10 @@ class Usage:
             self.asking[kind] = asks_for_types(module)
         return self.asking[kind]
 
+    def touches(self, path: str) -> bool:
+        """Whether such code may do more with the module at ``path``, which it mentions, than to call it."""
+        return not path.rpartition(".")[2].isdigit() and self.pinned(path)
+
     def told_apart(self, path: str) -> bool:
         """Whether such code may ask for the class of the module at ``path``."""
         return any(code.asks_for_types and code.reaches(steps) for code, steps in self._around(path))
@@ -122,5 +130,5 @@ class Unseen:
         One more step may have a name made at run time, if there is code for that; a ``new`` module cannot be named.
         """
         others = sum(not step.isdigit() and step not in self.names for step in steps)
-        made = not self.names.isdisjoint(LISTS if new else LISTS | {"getattr"})
+        made = not self.names.isdisjoint(LISTS if new else LISTS | BY_NAME)
         return others <= made or not self.names.isdisjoint(WALKS)
