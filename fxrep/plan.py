@@ -32,7 +32,11 @@ from .cover.usage import Usage
 from .weights import build_modules
 from .workspace import Workspace
 
-MODES = {"autocast", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled"}
+MODES = {
+    "autocast", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled",
+    "is_autocast_enabled", "is_autocast_cpu_enabled", "is_inference_mode_enabled", "fork_rng", "manual_seed",
+    "autograd", "backward",
+}  # fmt: skip
 # as generated code has them
 MODES |= {"_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode"}
 
@@ -147,6 +151,8 @@ def _why_not(program: Program) -> str | None:
         return "the forward changes a tensor that it makes itself"
     if any(program.is_written(n) for n in program.nodes if n.op == "get_attr" and n.target in program.piece.asked):
         return "the forward writes to a parameter that a condition depends on"
+    if any(effects.differentiates(node) for node in program.nodes):
+        return "the forward differentiates"
     if any(effects.name_of(node) == "_enter_autocast" for node in program.nodes):
         return "the graph sets autocast"
     return None

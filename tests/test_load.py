@@ -91,6 +91,12 @@ def test_other_types_come_back(tmp_path: Path, x: Tensor) -> None:
     assert torch.equal(run(loaded, x.double()), run(deploy, x.double()))
 
 
+def test_frozen_weights_come_back_frozen(tmp_path: Path) -> None:
+    deploy = write(tmp_path / "net.safetensors", randomize(Net()).requires_grad_(False))
+    loaded = fxrep.load(tmp_path / "net.safetensors", Net().requires_grad_(False))
+    assert not any(p.requires_grad for net in (deploy, loaded) for p in net.parameters())
+
+
 def test_timm_in_a_fresh_process(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     model = randomize(timm.create_model("repvgg_a0", num_classes=7))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -1041,3 +1043,153 @@ def test_the_constant_of_a_value_with_two_forms() -> None:
     merged = fxrep.reparameterize(randomize(model))
     assert not any("check failed" in item.reason for item in fxrep.report(merged).kept)
     assert relative_error(run(merged, image()), run(model, image())) < 1e-5
+
+
+def test_a_hook_on_every_module() -> None:
+    """It was not looked at, as hooks on one module are."""
+    model, x = randomize(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))), image()
+    double = nn.modules.module.register_module_forward_hook(lambda m, inputs, out: out * 2)
+    try:
+        merged = fxrep.reparameterize(model)
+        assert not fxrep.report(merged).merged
+        assert "is on every module" in str(fxrep.report(merged))
+        assert relative_error(run(merged, x), run(model, x)) < 1e-5
+    finally:
+        double.remove()
+
+
+@pytest.mark.parametrize("name", ["class", "None", 'x"y', "x\\y", "x y", "0a"])
+@pytest.mark.parametrize("kind", ["child", "list", "buffer", "parameter"])
+def test_names_that_python_reads_as_something_else(kind: str, name: str) -> None:
+    """The pass raised a SyntaxError, where it wrote the name into a forward."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x) + m.b(x)
+        if kind in ("child", "list"):
+            return getattr(m, name)(y) if kind == "child" else m.held[name](y)  # type: ignore[no-any-return]
+        return y.relu() + getattr(m, name)  # type: ignore[no-any-return]
+
+    model: Any = Program(body)
+    if kind == "child":
+        model.add_module(name, nn.PReLU(4))
+    elif kind == "list":
+        model.held = nn.ModuleDict({name: nn.PReLU(4)})
+    elif kind == "buffer":
+        model.register_buffer(name, torch.ones(4, 1, 1))
+    else:
+        model.register_parameter(name, nn.Parameter(torch.ones(4, 1, 1)))
+    randomize(model)
+    merged = fxrep.reparameterize(model)
+    assert relative_error(run(merged, image()), run(model, image())) < 1e-5
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_merge_in_inference_mode(inplace: bool) -> None:
+    """Its weights were made for inference alone, and a plain call of the model raised an error."""
+    model, x = randomize(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))), image()
+    expected = model(x)
+    with torch.inference_mode():
+        merged = fxrep.reparameterize(model, inplace=inplace)
+    assert relative_error(merged(x).detach(), expected.detach()) < 1e-5
+
+
+def _forces(m: Any, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    energy = m.a(x).detach() + m.b(x)
+    return torch.autograd.grad(energy.pow(2).sum(), x)[0]
+
+
+def _by_a_weight(m: Any, x: Tensor) -> Tensor:
+    energy = m.a(x) + m.b(x)
+    return torch.autograd.grad(energy.pow(2).sum(), m.a.weight)[0].sum() * x
+
+
+@pytest.mark.parametrize("body", [_forces, _by_a_weight])
+def test_a_forward_that_differentiates(body: Callable[..., Tensor]) -> None:
+    """To the gradient it matters which branch is detached, and which weight it is for."""
+    model, x = randomize(Program(body)), image()
+    merged = fxrep.reparameterize(model)
+    assert relative_error(merged(x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("asks", "mode"),
+    [
+        (lambda: torch.is_autocast_enabled("cpu"), lambda: torch.autocast("cpu", torch.bfloat16)),
+        (torch.is_inference_mode_enabled, torch.inference_mode),
+    ],
+)
+def test_code_that_asks_for_a_mode(asks: Callable[[], bool], mode: Callable[[], Any]) -> None:
+    """The answer was that of the trace."""
+    model, x = randomize(AsksForMode(asks)), image()
+    merged = fxrep.reparameterize(model)
+    with mode(), torch.no_grad():
+        assert relative_error(merged(x).float(), model(x).float()) < 0.02
+
+
+class AsksForMode(nn.Module):
+    def __init__(self, asks: Callable[[], bool]) -> None:
+        super().__init__()
+        self.a, self.b, self.inference = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), asks is torch.is_inference_mode_enabled
+
+    def forward(self, x: Tensor) -> Tensor:
+        mode = torch.is_inference_mode_enabled() if self.inference else torch.is_autocast_enabled("cpu")
+        y: Tensor = self.a(x) + self.b(x)
+        return y * 2 if mode else y
+
+
+def test_a_seed_that_holds_for_one_call() -> None:
+    """The draw was kept, and its seed was not."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            noise = torch.rand_like(x)
+        return m.a(x) + m.b(x) + noise  # type: ignore[no-any-return]
+
+    model = randomize(Program(body))
+    merged = fxrep.reparameterize(model)
+    assert relative_error(run(merged, image()), run(model, image())) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.Generator().manual_seed(0),
+        lambda: np.random.default_rng(0),
+        lambda: np.random.RandomState(0),
+        lambda: random.Random(0),
+    ],
+)
+def test_random_numbers_from_a_generator_of_its_own(make: Callable[[], Any]) -> None:
+    """One of them became a constant, and the caller's generator went on."""
+
+    def body(m: Any, x: Tensor) -> Tensor:
+        own = m.generator
+        drawn = torch.rand((), generator=own).item() if isinstance(own, torch.Generator) else draw(own)
+        return (m.a(x) + m.b(x)) * drawn  # type: ignore[no-any-return]
+
+    def draw(own: Any) -> float:
+        return float(own.rand() if isinstance(own, np.random.RandomState) else own.random())
+
+    model = randomize(Program(body))
+    model.generator = make()
+    merged = fxrep.reparameterize(model)
+    model.generator, merged.generator = make(), make()
+    for _ in range(2):
+        assert relative_error(run(merged, image()), run(model, image())) < 1e-5
+
+
+def test_a_crop_that_two_merges_share_before_a_mean() -> None:
+    """The convolution with the stride of the crop went behind the mean."""
+
+    def body(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        pooled = m.bn(x[:, :, :, ::2]).mean((2, 3), keepdim=True).flatten(1)
+        return m.first(pooled), m.second(pooled)
+
+    model: Any = Program(body)
+    model.first, model.second, model.bn = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm2d(4)
+    randomize(model)
+    merged = fxrep.reparameterize(model, policy="kernels")
+    for found, expected in zip(run(merged, image()), run(model, image()), strict=True):
+        assert relative_error(found, expected) < 1e-5

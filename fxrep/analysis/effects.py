@@ -142,6 +142,11 @@ def jumps(node: fx.Node) -> bool:
     return name in JUMPS and (name not in ("div", "divide") or "rounding_mode" in node.kwargs)
 
 
+def differentiates(node: fx.Node) -> bool:
+    """Whether a node computes gradients, of which a merge changes which there are: those of detached branches, too."""
+    return node.target in (torch.autograd.grad, torch.autograd.backward, "backward")
+
+
 def lays_out(node: fx.Node) -> bool:
     """Whether an operator that changes no value is there for how it lies in memory."""
     return name_of(node) == "contiguous" or "memory_format" in node.kwargs

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dis
 import functools
 import inspect
 import sys
+import textwrap
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -118,6 +120,47 @@ def _asks_for_types(code: CodeType) -> bool:
             if not named and not then.opname.startswith(("FORMAT", "CONVERT")):
                 return True
     return any(_asks_for_types(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+
+
+def may_pass(caller: nn.Module, child: str, positional: int, keywords: Collection[str]) -> bool:
+    """Whether the code of ``caller`` may call a module that is named ``child`` with more than so many arguments.
+
+    Or with one of ``keywords``. Without its text, it may.
+    """
+    _, functions = reachable_functions(caller)
+    for function in functions:
+        tree, local = _tree(function), _locals(function.__code__)
+        for call in ast.walk(tree) if tree is not None else ():
+            if isinstance(call, ast.Call) and _may_be(call.func, child, local):
+                named = {keyword.arg for keyword in call.keywords}
+                more = len(call.args) > positional or any(isinstance(a, ast.Starred) for a in call.args)
+                if more or None in named or not named.isdisjoint(keywords):
+                    return True
+        if tree is None and child in names_of(function):
+            return True
+    return False
+
+
+def _may_be(called: ast.expr, child: str, local: Collection[str]) -> bool:
+    """Whether an expression that is called may be the module named ``child``: an attribute, an item, a variable."""
+    if isinstance(called, ast.Attribute) and called.attr not in (child, "forward"):
+        return False
+    root = called
+    while isinstance(root, ast.Attribute | ast.Subscript):
+        root = root.value
+    return not isinstance(root, ast.Name) or root.id in local
+
+
+def _tree(function: FunctionType) -> ast.AST | None:
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+def _locals(code: CodeType) -> set[str]:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return {*code.co_varnames, *code.co_freevars}.union(*map(_locals, inner))
 
 
 def asks_for_identity(module: nn.Module) -> bool:

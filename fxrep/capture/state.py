@@ -8,11 +8,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import operator
+import pickle
+import random
+import sys
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import CodeType, FunctionType, MemberDescriptorType, ModuleType, SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from .clone import ATOMIC, STANDARD
@@ -22,6 +26,8 @@ MOST = 5000  # objects are looked into
 OPAQUE = (Tensor, nn.Module, fx.Proxy, fx.Node, FunctionType, ModuleType)
 SPACES = (SimpleNamespace, argparse.Namespace)
 CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, set, deque)
+
+Stream = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 class State:
@@ -33,6 +39,7 @@ class State:
         self.globals = [(space, name, space.get(name)) for space, name in names]
         self.held: dict[int, tuple[Any, Any]] = {}
         self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self.streams: dict[int, tuple[Stream, Any]] = {}
         self.empty = [v for key, v in self.attributes.items() if key in STANDARD and not v]  # nearly all of a module's
         self.add(v for key, v in self.attributes.items() if key not in STANDARD or v)
         self.add(value for *_, value in self.globals)
@@ -50,6 +57,8 @@ class State:
                 self.tensors[id(value)] = value, value._version, own
             if kind is nn.Parameter or issubclass(kind, OPAQUE):
                 continue
+            if (stream := _stream(value)) is not None:
+                self.streams.setdefault(id(value), (stream, stream[0]()))
             if len(self.held) > MOST:
                 return
             if issubclass(kind, tuple | frozenset):
@@ -71,6 +80,7 @@ class State:
             or any(now[key] is not value for key, value in before.items())
             or any(self.empty)
             or any(space.get(name) is not value for space, name, value in self.globals)
+            or any(not _is_alike(stream[0](), before) for stream, before in self.streams.values())
             or any(tensor._version != version for tensor, version, _ in self.tensors.values())
             or not all(_same(_content(value), content) for value, content in self.held.values())
         )
@@ -85,6 +95,8 @@ class State:
         for tensor, version, own in self.tensors.values():
             if tensor._version != version and own is not tensor:
                 tensor.detach().copy_(own)
+        for (_, set_state), state in self.streams.values():
+            set_state(state)
         for space, name, value in self.globals:
             space[name] = value
         vars(self.module).clear()
@@ -117,6 +129,25 @@ def named_globally(kind: type[nn.Module]) -> list[tuple[dict[str, Any], str]]:
                 elif isinstance(value, type) or not isinstance(value, (nn.Module, fx.Proxy, fx.Node, ModuleType)):
                     found[id(space), name] = space, name
     return list(found.values())
+
+
+def _stream(value: Any) -> Stream | None:
+    """How to read and set where a generator of random numbers stands; None of anything else."""
+    numpy = sys.modules.get("numpy.random")
+    if isinstance(value, torch.Generator):
+        return value.get_state, value.set_state
+    if isinstance(value, random.Random):
+        return value.getstate, value.setstate
+    if numpy and isinstance(value, numpy.RandomState):
+        return value.get_state, value.set_state
+    if numpy and isinstance(value, numpy.Generator):
+        bits = value.bit_generator
+        return lambda: bits.state, lambda state: setattr(bits, "state", state)
+    return None
+
+
+def _is_alike(now: Any, before: Any) -> bool:
+    return torch.equal(now, before) if isinstance(now, Tensor) else pickle.dumps(now) == pickle.dumps(before)
 
 
 def _content(value: Any) -> Any:

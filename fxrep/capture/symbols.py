@@ -99,6 +99,11 @@ class InplaceAttribute(InplaceMixin, Attribute):
     def __class__(self, kind: type) -> None:
         raise TypeError("the class of a value is assigned")
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "_is_param":
+            raise AttributeError("a value is no parameter")
+        return InplaceAttribute(self, name)
+
     def _is_metadata(self) -> bool:
         return self.attr in METADATA_ATTRIBUTES or isinstance(self.root, Attribute)
 

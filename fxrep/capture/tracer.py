@@ -19,7 +19,7 @@ import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from types import FunctionType
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch.fx.node import Argument
 
 from .apart import Apart, call_as_is, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
-from .code import asks_for_identity
+from .code import asks_for_identity, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece
 from .state import State, named_globally
@@ -434,6 +434,7 @@ def _capture(
                 raise TypeError("its forward is replaced on the instance")
             if module in barred:
                 raise TypeError(barred[module])
+            _check_arguments(module, path, opaque)
             pieces.append(_trace_piece(module, path, opaque, barred, apart))
         except Exception as error:
             if type(module).forward is not nn.Module.forward:
@@ -447,6 +448,18 @@ def _capture(
                     continue
                 waiting.append((inner_path, inner))
     return pieces, opaque
+
+
+def _check_arguments(module: nn.Module, path: str, callers: Iterable[nn.Module]) -> None:
+    """Raise ``TypeError`` if one of the ``callers``, which are not traced, may pass an argument that has a default."""
+    parameters = forward_parameters(module).values()
+    optional = {p.name for p in parameters if p.default is not p.empty}
+    required = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    name = path.rpartition(".")[2]
+    for caller in callers if optional else ():
+        inside = caller is not module and any(m is module for _, m in walk(caller))
+        if inside and may_pass(caller, name, required, optional):
+            raise TypeError(f"code that is not traced may pass it {', '.join(sorted(optional))}")
 
 
 def _trace_piece(
