@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .clone import ATOMIC, STANDARD
 from .kinds import METADATA_ATTRIBUTES
 
+BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 T = TypeVar("T")
 
 DATA = ATOMIC - {type, FunctionType}
@@ -278,15 +279,31 @@ def names_in(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*map(names_in, inner))
 
 
+def touched_names(module: nn.Module) -> set[str]:
+    """The names that ``module.forward`` and hooks read something off, set, or hand to ``hasattr`` and the like."""
+    _, functions = reachable_functions(module)
+    return set[str]().union(*(_touched_in(f.__code__) for f in functions))
+
+
+@functools.lru_cache(maxsize=4096)
+def _touched_in(code: CodeType) -> frozenset[str]:
+    found = {before for before, _ in chains_in(code)}
+    found |= {step.argval for step in dis.get_instructions(code) if step.opname in ("STORE_ATTR", "DELETE_ATTR")}
+    if not BY_NAME.isdisjoint(code.co_names):
+        found |= {constant for constant in code.co_consts if isinstance(constant, str)}
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(found).union(*map(_touched_in, inner))
+
+
 @functools.lru_cache(maxsize=4096)
 def chains_in(code: CodeType) -> frozenset[tuple[str, str]]:
-    """The pairs of an attribute and one that is read off it, or off an item of it."""
+    """The pairs of an attribute and one that is read off it, or off an item of it, or set."""
     found, last, steps = set[tuple[str, str]](), "", list(dis.get_instructions(code))
     for step, following in zip(steps, [*steps[1:], None], strict=True):
-        if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR"):
             if last:
                 found.add((last, step.argval))
-            last = step.argval
+            last = step.argval if step.opname.startswith("LOAD") else ""
         elif step.opname not in ("LOAD_CONST", "LOAD_SMALL_INT", "BINARY_SUBSCR", "BINARY_OP", "CACHE"):
             index = step.opname.startswith("LOAD_FAST") and following and "BINARY" in following.opname
             last = last if index else ""

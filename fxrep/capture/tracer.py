@@ -236,11 +236,14 @@ class Tracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         """As in fx, but a Python function that somebody wrapped as a leaf is looked into where that works."""
         if kind == "call_function" and _is_wrapped_python(target):
-            mark, calls = self._last_node(), len(self.calls)
+            mark, calls, call = self._last_node(), len(self.calls), self.current
+            assert call is not None
+            guessed = call.guessed
             try:
                 return target(*args, **kwargs)
             except Exception:
                 self._roll_back(mark, calls)
+                call.guessed = guessed  # it is called as it is
             self._keep_out(target, target.__name__, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 

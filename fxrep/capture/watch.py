@@ -178,7 +178,9 @@ class weights_are_kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, root: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         tables = (table for _, m in walk(root) for table in (m._parameters, m._buffers, m._modules))
-        self.held: list[tuple[dict[str, Any], dict[str, Any]]] = [(table, dict(table)) for table in tables]
+        self.held: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (table, dict(table)) for table in tables if isinstance(table, dict)
+        ]
         self.weights = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors(root)]
         self.places = {_place(tensor) for tensor, *_ in self.weights} - {0}
         self.changed = False

@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import fx, nn
 
 from ..analysis.program import Program
-from ..capture.code import asks_for_types, entry_chains, entry_points, reachable_names
+from ..capture.code import BY_NAME, asks_for_types, entry_chains, entry_points, reachable_names, touched_names
 from ..capture.piece import Call, Piece
 from ..capture.walk import join, tensors, walk_paths
 
@@ -19,7 +19,6 @@ WALKS = {
     "modules", "named_modules", "get_submodule", "get_parameter", "get_buffer", "train", "load_state_dict",
     "functional_call",
 }  # fmt: skip
-BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 
 
 class Usage:
@@ -93,7 +92,8 @@ class Usage:
 
     def touches(self, path: str) -> bool:
         """Whether such code may do more with the module at ``path``, which it mentions, than to call it."""
-        return not path.rpartition(".")[2].isdigit() and self.pinned(path)
+        name = path.rpartition(".")[2]
+        return any(code.touches(name) and code.reaches(steps) for code, steps in self._around(path))
 
     def told_apart(self, path: str) -> bool:
         """Whether such code may ask for the class of the module at ``path``."""
@@ -114,15 +114,23 @@ class Usage:
 
 @dataclass(frozen=True)
 class Unseen:
-    """What code that could not be traced may do with the modules in it, as far as the names in it tell."""
+    """What code that could not be traced may do with the modules in it, as far as the names in it tell.
+
+    ``touched`` are names of what it reads something off, or sets.
+    """
 
     names: set[str]
+    touched: set[str]
     asks_for_types: bool
 
     @classmethod
     def of(cls, module: nn.Module) -> Unseen:
         others = set[str]().union(*entry_points(type(module))) - LISTS - WALKS  # such as those that set weights
-        return cls(reachable_names(module) | others, asks_for_types(module))
+        return cls(reachable_names(module) | others, touched_names(module), asks_for_types(module))
+
+    def touches(self, name: str) -> bool:
+        """Whether it may do more with a module of this name than to call it."""
+        return name in self.touched or not self.names.isdisjoint(WALKS)
 
     def reaches(self, steps: list[str], new: bool = False) -> bool:
         """Whether it may come by the module at ``steps`` from it: each is a number, or a name that it mentions.
