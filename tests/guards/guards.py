@@ -29,7 +29,9 @@ REGRESSIONS = "tests/test_regressions.py"
 RESHAPES = "tests/test_reshape.py"
 RESULT = "tests/test_result.py"
 SIZES = "tests/test_sizes.py"
+SYMBOLS = "tests/test_symbols.py"
 TUTORIALS = "tests/test_tutorials.py"
+UNTRACED = "tests/test_untraced.py"
 
 
 @dataclass(frozen=True)
@@ -1304,6 +1306,13 @@ guard.of(
     f"{REGRESSIONS}::test_no_false_alarm",
 )
 guard(
+    "region: forms over the same source",
+    "the constant of a value is that over the source of the sum's own term",
+    "if form.terms[0].key == term.key), None)",
+    "), None)",
+    tests=(f"{REGRESSIONS}::test_the_constant_of_a_value_with_two_forms",),
+)
+guard(
     "region: a crop alone",
     "a crop that leaves nothing gives nothing, and a convolution in its place raises an error",
     "if linear.crops and node not in solid:",
@@ -1587,6 +1596,31 @@ guard(
     "if placement.in_place and functions and _is_entered(call, placement.site):",
 )
 guard(
+    "unseen code: parts",
+    "code that cannot be traced calls a part of what is merged on its own",
+    "if any(usage.pinned(join(piece.path, call.path)) for call in changed):",
+    tests=(UNTRACED,),
+)
+guard(
+    "unseen code: what a part hands out",
+    "a value on the way is what somebody else gets of a module",
+    " or not interior.isdisjoint(iterate(call.output))]",
+    "]",
+    tests=(UNTRACED,),
+)
+guard(
+    "unseen code: modules that it looks at",
+    "code that cannot be traced hooks, sets or resets a module that is merged",
+    'if any(usage.touches(join(piece.path, str(n.target))) for n in placement.region.nodes if n.op == "call_module"):',
+    tests=(UNTRACED,),
+)
+guard(
+    "methods: parts",
+    "another method calls a part of what is merged on its own",
+    "if any(_is_run_alone(call, placement, usage) for call in changed):",
+    tests=(UNTRACED,),
+)
+guard(
     "unseen code: types",
     "code that asks for the class of a module would see another one",
     "if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):",
@@ -1678,8 +1712,16 @@ guard("removal: used", "a module that still runs is not taken out", " or self._i
 guard(
     "removal: unseen code",
     "a module that unseen code may call is not taken out",
-    "if owner is not None and not pinned(path) and not named(owner, path):",
+    "if owner is not None and not stays(owner, path) and not named(owner, path):",
     "if owner is not None and not named(owner, path):",
+    tests=(UNTRACED, ANY),
+)
+guard(
+    "removal: inside of what stays",
+    "what a module needs that unseen code may call stays with it",
+    "return any(pinned(p) for p in (path, *_prefixes(path)) if len(p) > len(owner))",
+    "return pinned(path)",
+    tests=(f"{UNTRACED}::test_a_method_that_calls_a_part",),
 )
 guard(
     "removal: other methods",
@@ -1704,8 +1746,8 @@ guard(
 guard(
     "removal: names",
     "a module whose name other code mentions is not taken out",
-    "if owner is not None and not pinned(path) and not named(owner, path):",
-    "if owner is not None and not pinned(path):",
+    "if owner is not None and not stays(owner, path) and not named(owner, path):",
+    "if owner is not None and not stays(owner, path):",
     tests=(f"{ANY}::test_several_ways_in[a method beside forward: the first of two convolutions]", ANY),
 )
 guard(
@@ -1724,8 +1766,8 @@ guard(
 guard(
     "removal: named tensors",
     "a parameter that other code mentions is not taken out",
-    "for path, owner in owners.items() if owner is None or not named(owner, path)]",
-    "for path, owner in owners.items()]",
+    "for p, owner in owners.items() if owner is None or not (stays(owner, p) or named(owner, p))]",
+    "for p, owner in owners.items()]",
     tests=(f"{ANY}::test_several_ways_in",),
 )
 guard(
@@ -1738,6 +1780,19 @@ guard(
 
 # ----------------------------------------------------------------------------------------------- plan, weights, rewrite
 guard.of("plan.py", OWN, HAZARDS, REGRESSIONS, ANY, EXPORT)
+guard(
+    "plan: gradients",
+    "a forward that differentiates sees which branches are detached",
+    "if any(effects.differentiates(node) for node in program.nodes):",
+    tests=(f"{REGRESSIONS}::test_a_forward_that_differentiates",),
+)
+guard(
+    "plan: methods of modules farther out",
+    "a module that a method calls is not taken out",
+    " or bool(usage.ways_to(path))",
+    "",
+    tests=(f"{UNTRACED}::test_a_method_that_calls_a_part",),
+)
 guard(
     "plan: tensors that others write",
     "one part of a model writes to what another folds",
@@ -1990,6 +2045,13 @@ guard(
 
 guard.of("capture/state.py", ANY)
 guard(
+    "state: random numbers",
+    "a draw from a generator of the module's own is no constant",
+    "or any(not _is_alike(stream[0](), before) for stream, before in self.streams.values())",
+    "",
+    tests=(f"{REGRESSIONS}::test_random_numbers_from_a_generator_of_its_own",),
+)
+guard(
     "state: objects",
     "a counter in an object, a list in a list",
     "not all(_same(_content(value), content)",
@@ -1997,6 +2059,43 @@ guard(
 )
 guard("state: globals", "a counter in a global", "any(space.get(name) is not value", "any(False")
 guard.of("capture/watch.py", ANY)
+guard(
+    "watch: writes to weights",
+    "code that is traced writes to the caller's weights",
+    "if func._schema.is_mutable:",
+    tests=(UNTRACED,),
+)
+guard(
+    "watch: weights that are replaced",
+    "code that is traced puts other numbers into a parameter",
+    "if tensor.data_ptr() != data.data_ptr() or tensor.dtype != data.dtype or tensor.shape != data.shape:",
+    tests=(UNTRACED,),
+)
+guard(
+    "watch: frozen weights",
+    "code that is traced freezes the caller's parameters",
+    "if tensor.requires_grad != requires_grad:",
+    tests=(UNTRACED,),
+)
+guard(
+    "watch: tables",
+    "code that is traced puts a symbol among the buffers of another module",
+    "if [*own] != [*before] or any(own[name] is not value for name, value in before.items()):",
+    tests=(UNTRACED,),
+)
+guard(
+    "watch: types of elements",
+    "whether a tensor is a DoubleTensor is not known",
+    "if isinstance(value, fx.Proxy) and any(type(k) is type(torch.FloatTensor) for k in kinds):",
+    tests=(SYMBOLS,),
+)
+guard(
+    "watch: type()",
+    "type(x) of a symbol is that of a tensor",
+    "return arguments[0].__class__ if one else type(*arguments, **keywords)",
+    "return type(*arguments, **keywords)",
+    tests=(SYMBOLS,),
+)
 guard("state: other modules", "code sets an attribute of a child", "if module is not call.module:", "if False:")
 guard.of("capture/changes.py", ANY)
 guard(
@@ -2159,7 +2258,19 @@ guard(
         f"{REGRESSIONS}::test_a_convolution_that_was_changed_after_it_was_built",
     ),
 )
-guard("opaque: hooks", "a hook changes what a call does", "if hooks:")
+guard(
+    "opaque: hooks",
+    "a hook changes what a call does",
+    'if hooks:\n            return f"{name}',
+    'if False:\n            return f"{name}',
+)
+guard(
+    "opaque: hooks on every module",
+    "a hook changes what a call does",
+    'if hooks:\n            return f"the hook',
+    'if False:\n            return f"the hook',
+    tests=(f"{REGRESSIONS}::test_a_hook_on_every_module",),
+)
 guard(
     "opaque: parametrized",
     "a parametrization is not a Sequential of torch's",
@@ -2190,6 +2301,24 @@ guard(
 guard("subclasses: changed later", "a class may get another forward between two merges", "_BUILTIN.clear()", "pass")
 
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "trace: weights",
+    "what a forward did to weights while it was traced it does not do in the graph",
+    "if kept.changed:",
+    tests=(UNTRACED,),
+)
+guard(
+    "trace: identity",
+    "a symbol of a type is no type",
+    "if self.identity[kind]:",
+    tests=(SYMBOLS,),
+)
+guard(
+    "trace: arguments with defaults",
+    "code that is not traced passes an argument that the graph has for a constant",
+    "if inside and may_pass(caller, name, required, optional):",
+    tests=(UNTRACED,),
+)
 guard(
     "trace: guesses of the whole",
     "a forward that catches an error of the tracer's is not traced",
@@ -2289,6 +2418,32 @@ guard(
 
 guard.of("capture/symbols.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(
+    "symbols: keys",
+    "a size is a key by its value",
+    "if self._is_metadata() and not self.tracer.trying:",
+    tests=(SYMBOLS,),
+)
+guard(
+    "symbols: texts",
+    "the text of a symbol is not that of a value",
+    'if home not in ("torch", "fxrep") and not self.tracer.trying and MESSAGES.isdisjoint(frame.f_code.co_names):',
+    tests=(SYMBOLS,),
+)
+guard(
+    "symbols: classes",
+    "a value is a tensor, wherever the code is",
+    "return number_type(self.node) if is_number(self.node) else Tensor",
+    "return type(self)",
+    tests=(SYMBOLS,),
+)
+guard(
+    "symbols: types of numbers",
+    "a size is an int, and half of it a float",
+    "return float if node.target is operator.truediv or float in (*read, *given) else int",
+    "return int",
+    tests=(SYMBOLS,),
+)
+guard(
     "trace: in-place operators",
     "x += y changes what other names of x see",
     "for _name in INPLACE:",
@@ -2308,6 +2463,12 @@ guard(
 )
 
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "forward: names that mean something",
+    "a child that is called 'class' cannot be mentioned",
+    "if keyword.iskeyword(name) or any(letter in name for letter in '\"\\\\\\n'):",
+    tests=(f"{REGRESSIONS}::test_names_that_python_reads_as_something_else",),
+)
 guard("forward: changed arguments", "a graph leaves the list as it was that the code changed", "if self.call.changes:")
 guard(
     "forward: results",
@@ -2356,14 +2517,8 @@ guard(
     tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
 guard(
-    "forward: children of others",
-    "a module that is not inside this one cannot be called by name",
-    "if child.module not in self.modules:",
-    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
-)
-guard(
     "forward: modules of others",
-    "a leaf that is not inside this one cannot be called by name",
+    "a module that is not inside this one cannot be called by name",
     "if module not in self.modules:",
     tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
 )
@@ -2401,7 +2556,54 @@ guard(
     "guards = guards | {_attribute(path, name): value for (path, name), value in reads.items()}",
     "guards = guards",
 )
-guard("forward: types of values", "True is not 1", "type({name}) is not {type(value).__name__} or ", "")
+guard(
+    "forward: types of values",
+    "True is not 1",
+    'kind = [f"type({name}) is not {type(value).__name__}"] if type(value) in BUILTIN else []',
+    "kind = []",
+)
+guard(
+    "forward: values that are not equal to themselves",
+    "NaN is NaN",
+    'f"{name} != {base.__repr__(value)}" if value == value else f"{name} == {name}"',
+    'f"{name} != {base.__repr__(value)}"',
+    tests=(UNTRACED,),
+)
+guard(
+    "forward: lengths",
+    "a list of more values has values that the graph does not read",
+    'f"len({name}) != {len(value)}", ',
+    "",
+    tests=(UNTRACED,),
+)
+guard(
+    "forward: entries",
+    "a list of other numbers",
+    'return [*([] if list(iterate(value)) else kind), f"len({name}) != {len(value)}", *inner]',
+    'return [*([] if list(iterate(value)) else kind), f"len({name}) != {len(value)}"]',
+    tests=(UNTRACED,),
+)
+guard(
+    "forward: entries of dictionaries",
+    "a dictionary of other numbers",
+    'return [*kind, f"list({name}) != {list(value)!r}", *inner]',
+    "return kind",
+    tests=(UNTRACED,),
+)
+guard(
+    "forward: members of enumerations",
+    "another member of an enumeration",
+    'return [f"{name} is not {known}.{value.name}"] if known else []',
+    "return []",
+    tests=(UNTRACED,),
+)
+guard(
+    "forward: functions and classes",
+    "another function",
+    'return [f"{name} is not {known}"] if known else []',
+    "return []",
+    tests=(UNTRACED,),
+)
 
 guard.of("capture/observe.py", OWN, ANY)
 guard(
