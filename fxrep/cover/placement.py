@@ -239,7 +239,7 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
         return None
     if any(usage.touches(join(piece.path, str(n.target))) for n in placement.region.nodes if n.op == "call_module"):
         return "code that cannot be traced mentions a module in it, which it may look at or change"
-    if any(usage.pinned(join(piece.path, call.path)) for call in changed):
+    if any(usage.called(join(piece.path, call.path)) for call in changed):
         return "code that cannot be traced may call a part of it on its own"
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
         return "code that cannot be traced asks for the class of a module whose forward would change"

@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import fx, nn
 
 from ..analysis.program import Program
-from ..capture.code import BY_NAME, asks_for_types, entry_chains, entry_points, reachable_names, touched_names
+from ..capture.code import asks_for_types, entry_chains, entry_points, reachable_names, touched_names
 from ..capture.piece import Call, Piece
 from ..capture.walk import join, tensors, walk_paths
 
@@ -90,6 +90,10 @@ class Usage:
             self.asking[kind] = asks_for_types(module)
         return self.asking[kind]
 
+    def called(self, path: str) -> bool:
+        """Whether such code may call the module at ``path``, by the names in its text."""
+        return any(code.reaches(steps, by_name=False) for code, steps in self._around(path))
+
     def touches(self, path: str) -> bool:
         """Whether such code may do more with the module at ``path``, which it mentions, than to call it."""
         name = path.rpartition(".")[2]
@@ -126,17 +130,19 @@ class Unseen:
     @classmethod
     def of(cls, module: nn.Module) -> Unseen:
         others = set[str]().union(*entry_points(type(module))) - LISTS - WALKS  # such as those that set weights
-        return cls(reachable_names(module) | others, touched_names(module), asks_for_types(module))
+        touched = touched_names(module)
+        return cls(reachable_names(module) | others | touched, touched, asks_for_types(module))
 
     def touches(self, name: str) -> bool:
         """Whether it may do more with a module of this name than to call it."""
         return name in self.touched or not self.names.isdisjoint(WALKS)
 
-    def reaches(self, steps: list[str], new: bool = False) -> bool:
+    def reaches(self, steps: list[str], new: bool = False, by_name: bool = True) -> bool:
         """Whether it may come by the module at ``steps`` from it: each is a number, or a name that it mentions.
 
-        One more step may have a name made at run time, if there is code for that; a ``new`` module cannot be named.
+        One more step may have a name made at run time, if there is code for that and it counts (``by_name``); a
+        ``new`` module cannot be named.
         """
         others = sum(not step.isdigit() and step not in self.names for step in steps)
-        made = not self.names.isdisjoint(LISTS if new else LISTS | BY_NAME)
+        made = by_name and not self.names.isdisjoint(LISTS if new else LISTS | {"getattr"})
         return others <= made or not self.names.isdisjoint(WALKS)

@@ -1598,7 +1598,7 @@ guard(
 guard(
     "unseen code: parts",
     "code that cannot be traced calls a part of what is merged on its own",
-    "if any(usage.pinned(join(piece.path, call.path)) for call in changed):",
+    "if any(usage.called(join(piece.path, call.path)) for call in changed):",
     tests=(UNTRACED,),
 )
 guard(
