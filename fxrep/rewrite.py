@@ -95,7 +95,8 @@ def _put_forward(module: nn.Module, scope: Scope) -> None:
     if isinstance(module, fx.GraphModule):
         module.graph = scope.graph
     else:
-        install(module, Forward.of(scope.graph, scope.guards, _still_there(module, scope.reads())))
+        reads = _still_there(module, scope.reads())
+        install(module, Forward.of(scope.graph, scope.guards, reads, scope.tensors))
 
 
 def _still_there(module: nn.Module, reads: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:

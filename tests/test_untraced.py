@@ -357,3 +357,19 @@ def test_defaults_that_have_no_plain_text() -> None:
     merged = fxrep.reparameterize(model)
     assert fxrep.report(merged).merged
     assert relative_error(run(merged, x), run(model, x)) < 1e-5
+
+
+class Asks(Branch):
+    def forward(self, x: Tensor, other: Any) -> Tensor:  # type: ignore[override]
+        y = super().forward(x)
+        return y * other if isinstance(other, float) else y + other
+
+
+def test_an_argument_that_is_no_tensor() -> None:
+    model, x = randomize(Asks()).eval(), torch.randn(2, 4, 5, 5)
+    merged = fxrep.reparameterize(model)
+    assert fxrep.report(merged).merged
+    with torch.no_grad():
+        assert relative_error(merged(x, x), model(x, x)) < 1e-5
+    with pytest.raises(ValueError, match="merged by fxrep for a tensor 'other'"):
+        merged(x, 2.0)

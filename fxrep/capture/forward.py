@@ -15,6 +15,7 @@ import linecache
 import re
 import sys
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -37,17 +38,25 @@ class Forward:
     imports: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, graph: fx.Graph, guards: dict[str, Any], reads: dict[tuple[str, str], Any]) -> Forward:
+    def of(
+        cls,
+        graph: fx.Graph,
+        guards: dict[str, Any],
+        reads: dict[tuple[str, str], Any],
+        tensors: Collection[str] = (),
+    ) -> Forward:
         """The forward that ``graph`` computes.
 
         ``guards`` are the values that some arguments were traced with; ``reads``, those that attributes of modules had,
-        by the path of the module and the name of the attribute. It raises an error where they are others.
+        by the path of the module and the name of the attribute; ``tensors``, arguments that must be tensors. It raises
+        an error where they are others.
         """
         python = graph.python_code("self")
         definition = re.search(r"^def forward\(.*\).*:$", python.src, re.MULTILINE)
         assert definition is not None
         guards = guards | {_attribute(path, name): value for (path, name), value in reads.items()}
-        checks = "".join(_guard(name, value, python.globals) for name, value in guards.items())
+        checks = "".join(map(_tensor_guard, tensors))
+        checks += "".join(_guard(name, value, python.globals) for name, value in guards.items())
         body = python.src[definition.end() :].lstrip("\n")
         code = f"{python.src[: definition.end()]}\n{checks}{body}"
         imports = tuple((k, v.__name__) for k, v in python.globals.items() if isinstance(v, ModuleType))
@@ -135,6 +144,13 @@ def _guard(name: str, value: Any, names: dict[str, Any]) -> str:
         return ""
     message = f"this module was merged by fxrep for {name}={value!r}; merge it again for another value"
     return f"    if {' or '.join(differs)}:\n        raise ValueError({message!r})\n"
+
+
+def _tensor_guard(name: str) -> str:
+    """The statement that raises an error where an argument is no tensor; a symbol of somebody else's trace may be."""
+    message = f"this module was merged by fxrep for a tensor '{name}'"
+    others = "(int, float, complex, str, tuple, list, dict)"
+    return f"    if {name} is None or isinstance({name}, {others}):\n        raise ValueError({message!r})\n"
 
 
 def _differs(name: str, value: Any, names: dict[str, Any]) -> list[str]:

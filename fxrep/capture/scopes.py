@@ -47,7 +47,8 @@ class Edits:
 class Scope:
     """A module's own graph, the values that arguments were traced with, and tensors that the graph brings along.
 
-    ``modules`` are those inside it, with their paths; ``replaced``, the calls whose code the graph stands for: that of
+    ``modules`` are those inside it, with their paths; ``tensors``, the arguments of which the code asked whether they
+    are tensors; ``replaced``, the calls whose code the graph stands for: that of
     the module, and of children it does not call.
     """
 
@@ -55,6 +56,7 @@ class Scope:
     guards: dict[str, Any]
     constants: dict[str, Tensor]
     modules: dict[nn.Module, str]
+    tensors: list[str] = field(default_factory=list)
     replaced: list[Call] = field(default_factory=list)
 
     def reads(self) -> dict[tuple[str, str], Any]:
@@ -117,6 +119,10 @@ class _Builder:
             if not node.users and (node.op == "get_attr" or node in self._extracted):
                 self.graph.erase_node(node)
         self.scope.replaced = self._replaced(self.call)
+        asked = set[fx.Node]().union(*(call.tensors for call in self.scope.replaced))
+        self.scope.tensors = [
+            name for name, value in self.scope.guards.items() if isinstance(value, fx.Node) and value in asked
+        ]
         return self.scope
 
     def _replaced(self, call: Call) -> list[Call]:

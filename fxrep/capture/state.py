@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import operator
 import pickle
 import random
@@ -57,7 +58,7 @@ class State:
                 self.tensors[id(value)] = value, value._version, own
             if kind is nn.Parameter or issubclass(kind, OPAQUE):
                 continue
-            if (stream := _stream(value)) is not None:
+            if _draws(kind) and (stream := _stream(value)) is not None:  # type: ignore[arg-type]
                 self.streams.setdefault(id(value), (stream, stream[0]()))
             if len(self.held) > MOST:
                 return
@@ -129,6 +130,12 @@ def named_globally(kind: type[nn.Module]) -> list[tuple[dict[str, Any], str]]:
                 elif isinstance(value, type) or not isinstance(value, (nn.Module, fx.Proxy, fx.Node, ModuleType)):
                     found[id(space), name] = space, name
     return list(found.values())
+
+
+@functools.lru_cache(maxsize=256)
+def _draws(kind: type) -> bool:
+    """Whether a class may be one of generators of random numbers."""
+    return issubclass(kind, torch.Generator | random.Random) or kind.__module__.startswith("numpy.random")
 
 
 def _stream(value: Any) -> Stream | None:

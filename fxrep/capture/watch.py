@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from .clone import STANDARD
 from .kinds import is_number
 from .piece import Call
-from .walk import tensors, walk
+from .walk import walk
 
 CONTAINERS = (dict, list, set)
 PLAIN = {bool, int, float, str, type(None)}
@@ -79,9 +79,11 @@ class types_are_answered:
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if isinstance(value, fx.Proxy) and any(type(k) is type(torch.FloatTensor) for k in kinds):
             self.tracer.refuse(isinstance)  # the type of its elements
-        answer = isinstance(value, kind)
-        if isinstance(value, nn.Module) and answer != issubclass(nn.Identity, kind) and self.tracer.current is not None:
-            self.tracer.current.typed.add(value)
+        answer, call = isinstance(value, kind), self.tracer.current
+        if isinstance(value, fx.Proxy) and call is not None:
+            call.tensors.add(value.node)
+        if isinstance(value, nn.Module) and answer != issubclass(nn.Identity, kind) and call is not None:
+            call.typed.add(value)
         return answer
 
 
@@ -177,11 +179,12 @@ class weights_are_kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, root: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        tables = (table for _, m in walk(root) for table in (m._parameters, m._buffers, m._modules))
+        tables = [table for _, m in walk(root) for table in (m._parameters, m._buffers, m._modules)]
         self.held: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (table, dict(table)) for table in tables if isinstance(table, dict)
         ]
-        self.weights = [(tensor, tensor.data, tensor.requires_grad) for tensor in tensors(root)]
+        weights = (value for _, before in self.held for value in before.values() if isinstance(value, Tensor))
+        self.weights = [(tensor, tensor.data, tensor.requires_grad) for tensor in weights]
         self.places = {_place(tensor) for tensor, *_ in self.weights} - {0}
         self.changed = False
 

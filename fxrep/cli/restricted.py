@@ -28,7 +28,8 @@ PURE = (
     *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context),
 )
 BUILTINS = {"slice": slice, "type": type, "ValueError": ValueError, "bool": bool, "int": int, "float": float,
-            "str": str, "len": len, "tuple": tuple, "list": list, "max": max, "min": min, "sum": sum}  # fmt: skip
+            "str": str, "isinstance": isinstance, "len": len, "tuple": tuple, "list": list, "max": max, "min": min,
+            "sum": sum, "complex": complex, "dict": dict}  # fmt: skip
 CONSTANTS = {"inf": math.inf, "nan": math.nan, "NoneType": type(None), "device": torch.device}
 MODULES = {"torch", "torch.fx._pytree", "torch.utils._pytree", "operator", "math"}
 PROPERTIES = {"shape", "dtype", "device", "ndim", "layout", "is_cuda", "T", "mT", "H", "real", "imag"}

@@ -26,6 +26,7 @@ class Usage:
 
     def __init__(self, programs: list[Program], opaque: dict[str, nn.Module], model: nn.Module) -> None:
         self.model = model
+        self.chains: dict[str, list[tuple[frozenset[tuple[str, str]], set[str]]]] = {}
         self.times: Counter[nn.Module] = Counter()
         self.ordinal: dict[fx.Node, int] = {}
         self.read: set[int] = set()
@@ -72,16 +73,24 @@ class Usage:
         """Whether code that could not be traced may reach into the model and call the module at ``path``."""
         return any(code.reaches(steps) for code, steps in self._around(path))
 
-    def ways_to(self, path: str) -> list[tuple[nn.Module, frozenset[tuple[str, str]]]]:
+    def ways_to(self, path: str) -> list[tuple[str, frozenset[tuple[str, str]]]]:
         """The methods, beside forward, of modules farther out that go to ``path`` step by step: ``self.a[0].b``."""
-        steps, found = path.split("."), []
+        steps, outer, found = path.split("."), "", []
+        last = next((step for step in reversed(steps) if not step.isdigit()), "")
         for i in range(len(steps) - 1):
-            names = [step for step in steps[i:] if not step.isdigit()]
-            if len(names) > 1:
-                outer = self.model.get_submodule(".".join(steps[:i]))
-                pairs = set(pairwise(names))
-                found += [(outer, chains) for chains in entry_chains(type(outer)) if pairs <= chains]
+            outer = join(outer, steps[i - 1]) if i else ""
+            for chains, ends in self._chains_of(outer):
+                if last in ends:  # which is rare, and quick to see
+                    names = [step for step in steps[i:] if not step.isdigit()]
+                    if len(names) > 1 and set(pairwise(names)) <= chains:
+                        found.append((outer, chains))
         return found
+
+    def _chains_of(self, path: str) -> list[tuple[frozenset[tuple[str, str]], set[str]]]:
+        if path not in self.chains:
+            found = entry_chains(type(self.model.get_submodule(path)))
+            self.chains[path] = [(chains, {second for _, second in chains}) for chains in found if chains]
+        return self.chains[path]
 
     def asks_for_types(self, module: nn.Module) -> bool:
         """Whether the code of a module that was traced asks for the class of something."""

@@ -2570,6 +2570,13 @@ guard(
     tests=(UNTRACED,),
 )
 guard(
+    "forward: arguments that are no tensors",
+    "a number where the code asked whether it is a tensor",
+    'checks = "".join(map(_tensor_guard, tensors))',
+    'checks = ""',
+    tests=(UNTRACED,),
+)
+guard(
     "forward: lengths",
     "a list of more values has values that the graph does not read",
     'f"len({name}) != {len(value)}", ',
