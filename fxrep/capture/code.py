@@ -7,6 +7,7 @@ import contextlib
 import dis
 import functools
 import inspect
+import itertools
 import sys
 import textwrap
 import weakref
@@ -177,9 +178,12 @@ def asks_for_identity(module: nn.Module) -> bool:
 def _asks_for_identity(code: CodeType) -> bool:
     steps = [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE")]
     for at, step in enumerate(steps):
-        operands = steps[max(0, at - 5) : at] if step.opname == "IS_OP" else []
-        read = any(i.opname.startswith("LOAD_ATTR") and i.argval in METADATA_ATTRIBUTES for i in operands)
-        if read or any(i.opname == "COMPARE_OP" for i in operands[-2:]):
+        if step.opname != "IS_OP" or (steps[at - 1].opname == "LOAD_CONST" and steps[at - 1].argval is None):
+            continue
+        read = itertools.takewhile(lambda i: i.opname.startswith(("LOAD", "BINARY", "COMPARE")), steps[at - 1 :: -1])
+        operands = list(itertools.islice(read, 5))
+        asked = any(i.opname.startswith("LOAD_ATTR") and i.argval in METADATA_ATTRIBUTES for i in operands)
+        if asked or any(i.opname == "COMPARE_OP" for i in operands[:2]):
             return True
     return any(_asks_for_identity(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 

@@ -15,6 +15,7 @@ from ..capture.piece import Call, Piece
 from ..capture.walk import join, tensors, walk_paths
 
 LISTS = {"children", "named_children", "_modules"}
+# by which code reaches, or changes, any module inside another
 WALKS = {
     "modules", "named_modules", "get_submodule", "get_parameter", "get_buffer", "train", "load_state_dict",
     "functional_call",
