@@ -37,7 +37,7 @@ PAGE = Path(__file__).parent / "TABLE.md"
 QUICK = (of.OWN, of.REGRESSIONS, of.HAZARDS, of.COMPOSED, of.ANY, of.BAD, of.MAPS, of.TUTORIALS, of.RESULT,
          of.EXPORT, of.CONCAT, of.RESHAPES, of.FILLS, of.CONSTANTS, "tests/test_transposed.py",
          "tests/test_selection.py", "tests/test_validate.py", "tests/test_example_inputs.py", "tests/test_apart.py",
-         "tests/test_sizes.py")  # fmt: skip
+         of.SIZES, of.SYMBOLS, of.UNTRACED)  # fmt: skip
 KEPT = 400  # of the tests that can notice a guard, the quickest
 SLOW = ["tests/test_result.py::test_compile_inductor"]
 
