@@ -272,8 +272,9 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             edits.gone |= dict.fromkeys(fill.views, call_of[node])
     for node in analysis.candidates:
         form = analysis.form(node)
-        if form is not None and form.source not in (None, node):
-            edits.aliases.setdefault(form.source, []).append(node)
+        source = form.source if form is not None else None
+        if source not in (None, node) and not program.is_copy_to_write(node, source):
+            edits.aliases.setdefault(source, []).append(node)
     recomputed = {*edits.gone, *edits.sites}
     needed = {source for summands in edits.sites.values() for _, source, _ in summands}
     for node in reversed(program.nodes):

@@ -1193,3 +1193,26 @@ def test_a_crop_that_two_merges_share_before_a_mean() -> None:
     merged = fxrep.reparameterize(model, policy="kernels")
     for found, expected in zip(run(merged, image()), run(model, image()), strict=True):
         assert relative_error(found, expected) < 1e-5
+
+
+class HandsOutACopy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        x -= 0.5
+        return torch.clone(x)
+
+
+def test_a_write_to_what_a_child_hands_a_copy_of() -> None:
+    """What the parent writes to afterwards was written to the copy, which has the same value."""
+
+    def body(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        both = torch.cat([x[:, :2], x[:, 2:]], 1)
+        copied = m.child(both)
+        both -= 0.25
+        return copied, m.b(both) + m.c(both)
+
+    model: Any = Program(body)
+    model.child = HandsOutACopy()
+    randomize(model)
+    merged = fxrep.reparameterize(model)
+    for found, expected in zip(run(merged, image()), run(model, image()), strict=True):
+        assert relative_error(found, expected) < 1e-5

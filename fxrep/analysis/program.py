@@ -108,6 +108,12 @@ class Program(Constants):
         elsewhere = tensor is not None and tensor.untyped_storage().data_ptr() in self.written_elsewhere
         return elsewhere or bool(self._writes.get(self._alias.find(node)))
 
+    def is_copy_to_write(self, node: fx.Node, source: fx.Node) -> bool:
+        """Whether ``node`` has the value of ``source``, but memory of its own, and somebody writes to one of them."""
+        return self._alias.find(node) is not self._alias.find(source) and (
+            self.is_written(node) or self.is_written(source)
+        )
+
     def is_function(self, module: nn.Module) -> bool:
         """Whether a call of a module gives the same for the same input, with weights that stay what they are."""
         known = (builtin_type(module) or nn.Module) in effects.FUNCTIONS and module not in self.piece.opaque

@@ -170,8 +170,18 @@ def asks_for_identity(module: nn.Module) -> bool:
 
     A symbol of one is nothing but itself, and Python does not let it answer.
     """
-    _, functions = reachable_functions(module)
-    return any(_asks_for_identity(function.__code__) for function in functions)
+    if has_own_code(module):
+        return any(_asks_for_identity(f.__code__) for f in reachable_functions(module)[1])
+    kind: type = type(module)
+    forward = users_function(getattr(kind, "forward", None))
+    known = _IDENTITY.get(kind)
+    if known is None or known[0] is not forward:
+        reached = reachable_functions(module)[1]
+        known = _IDENTITY[kind] = forward, any(_asks_for_identity(f.__code__) for f in reached)
+    return known[1]
+
+
+_IDENTITY: weakref.WeakKeyDictionary[type, tuple[FunctionType | None, bool]] = weakref.WeakKeyDictionary()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -58,7 +58,7 @@ class State:
                 self.tensors[id(value)] = value, value._version, own
             if kind is nn.Parameter or issubclass(kind, OPAQUE):
                 continue
-            if _draws(kind) and (stream := _stream(value)) is not None:  # type: ignore[arg-type]
+            if kind not in CONTAINERS and _draws(kind) and (stream := _stream(value)) is not None:  # type: ignore[arg-type]
                 self.streams.setdefault(id(value), (stream, stream[0]()))
             if len(self.held) > MOST:
                 return

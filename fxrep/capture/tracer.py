@@ -72,7 +72,6 @@ class Tracer(fx.Tracer):
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
         self.globals: dict[type[nn.Module], list[tuple[dict[str, Any], str]]] = {}
-        self.identity: dict[type[nn.Module], bool] = {}
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
@@ -84,7 +83,7 @@ class Tracer(fx.Tracer):
         state.add({type(module) for _, module in walk(root)})
         kept = weights_are_kept(root)
         try:
-            self._check_identity(root)
+            _check_identity(root)
             with torch.no_grad(), no_random(type(root).__name__), kept, contextlib.ExitStack() as patched:
                 for patch in (types_are_answered(self, root), factories_are_recorded(self), extremes_are_recorded()):
                     patched.enter_context(patch)
@@ -165,7 +164,7 @@ class Tracer(fx.Tracer):
         call.after = mark
         state = call.state = State(m, self._named_globally(m))
         try:
-            self._check_identity(m)
+            _check_identity(m)
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
             call.output, call.last = self._nodes(result), self._last_node()
@@ -316,13 +315,6 @@ class Tracer(fx.Tracer):
             self._roll_back(mark, len(self.calls))
             state.restore()
 
-    def _check_identity(self, module: nn.Module) -> None:
-        kind = type(module)
-        if kind not in self.identity:
-            self.identity[kind] = asks_for_identity(module)
-        if self.identity[kind]:
-            raise TypeError("its forward asks whether a type, a device or the like is something")
-
     def _guess(self) -> None:
         assert self.current is not None
         self.current.guessed = True
@@ -451,6 +443,11 @@ def _capture(
                     continue
                 waiting.append((inner_path, inner))
     return pieces, opaque
+
+
+def _check_identity(module: nn.Module) -> None:
+    if asks_for_identity(module):
+        raise TypeError("its forward asks whether a type, a device or the like is something")
 
 
 def _check_arguments(module: nn.Module, path: str, callers: Iterable[nn.Module]) -> None:

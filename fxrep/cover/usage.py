@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import fx, nn
 from ..analysis.program import Program
 from ..capture.code import asks_for_types, entry_chains, entry_points, reachable_names, touched_names
 from ..capture.piece import Call, Piece
-from ..capture.walk import join, tensors, walk_paths
+from ..capture.walk import join, modules_in, tensors, walk_paths
 
 LISTS = {"children", "named_children", "_modules"}
 # by which code reaches, or changes, any module inside another
@@ -27,7 +28,6 @@ class Usage:
 
     def __init__(self, programs: list[Program], opaque: dict[str, nn.Module], model: nn.Module) -> None:
         self.model = model
-        self.chains: dict[str, list[tuple[frozenset[tuple[str, str]], set[str]]]] = {}
         self.times: Counter[nn.Module] = Counter()
         self.ordinal: dict[fx.Node, int] = {}
         self.read: set[int] = set()
@@ -78,20 +78,17 @@ class Usage:
         """The methods, beside forward, of modules farther out that go to ``path`` step by step: ``self.a[0].b``."""
         steps, outer, found = path.split("."), "", []
         last = next((step for step in reversed(steps) if not step.isdigit()), "")
-        for i in range(len(steps) - 1):
+        for i in range(len(steps) - 1) if last in self._ends else ():  # which is rare, and quick to see
             outer = join(outer, steps[i - 1]) if i else ""
-            for chains, ends in self._chains_of(outer):
-                if last in ends:  # which is rare, and quick to see
-                    names = [step for step in steps[i:] if not step.isdigit()]
-                    if len(names) > 1 and set(pairwise(names)) <= chains:
-                        found.append((outer, chains))
+            names = [step for step in steps[i:] if not step.isdigit()]
+            ways = entry_chains(type(self.model.get_submodule(outer))) if len(names) > 1 else ()
+            found += [(outer, chains) for chains in ways if set(pairwise(names)) <= chains]
         return found
 
-    def _chains_of(self, path: str) -> list[tuple[frozenset[tuple[str, str]], set[str]]]:
-        if path not in self.chains:
-            found = entry_chains(type(self.model.get_submodule(path)))
-            self.chains[path] = [(chains, {second for _, second in chains}) for chains in found if chains]
-        return self.chains[path]
+    @functools.cached_property
+    def _ends(self) -> set[str]:
+        kinds = {type(module) for module in modules_in(self.model)}
+        return {end for kind in kinds for chains in entry_chains(kind) for _, end in chains}
 
     def asks_for_types(self, module: nn.Module) -> bool:
         """Whether the code of a module that was traced asks for the class of something."""

@@ -1781,6 +1781,13 @@ guard(
 # ----------------------------------------------------------------------------------------------- plan, weights, rewrite
 guard.of("plan.py", OWN, HAZARDS, REGRESSIONS, ANY, EXPORT)
 guard(
+    "plan: copies",
+    "a write to a value does not go to a copy of it",
+    " and not program.is_copy_to_write(node, source):",
+    ":",
+    tests=(f"{REGRESSIONS}::test_a_write_to_what_a_child_hands_a_copy_of",),
+)
+guard(
     "plan: gradients",
     "a forward that differentiates sees which branches are detached",
     "if any(effects.differentiates(node) for node in program.nodes):",
@@ -2310,7 +2317,7 @@ guard(
 guard(
     "trace: identity",
     "a symbol of a type is no type",
-    "if self.identity[kind]:",
+    "if asks_for_identity(module):",
     tests=(SYMBOLS,),
 )
 guard(
