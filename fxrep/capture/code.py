@@ -173,15 +173,15 @@ def asks_for_identity(module: nn.Module) -> bool:
     if has_own_code(module):
         return any(_asks_for_identity(f.__code__) for f in reachable_functions(module)[1])
     kind: type = type(module)
-    forward = users_function(getattr(kind, "forward", None))
+    code = getattr(getattr(kind, "forward", None), "__code__", None)  # the function would hold on to the class
     known = _IDENTITY.get(kind)
-    if known is None or known[0] is not forward:
+    if known is None or known[0] is not code:
         reached = reachable_functions(module)[1]
-        known = _IDENTITY[kind] = forward, any(_asks_for_identity(f.__code__) for f in reached)
+        known = _IDENTITY[kind] = code, any(_asks_for_identity(f.__code__) for f in reached)
     return known[1]
 
 
-_IDENTITY: weakref.WeakKeyDictionary[type, tuple[FunctionType | None, bool]] = weakref.WeakKeyDictionary()
+_IDENTITY: weakref.WeakKeyDictionary[type, tuple[CodeType | None, bool]] = weakref.WeakKeyDictionary()
 
 
 @functools.lru_cache(maxsize=4096)
