@@ -868,6 +868,7 @@ def test_classes_are_let_go_of() -> None:
                 self.a, self.b = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
 
             def forward(self, x: Tensor) -> Tensor:
+                super().extra_repr()
                 return (self.a(x) + self.b(x)) * (number + 1.0)  # type: ignore[no-any-return]
 
         return Model
