@@ -1105,11 +1105,26 @@ def _by_a_weight(m: Any, x: Tensor) -> Tensor:
     return torch.autograd.grad(energy.pow(2).sum(), m.a.weight)[0].sum() * x
 
 
-@pytest.mark.parametrize("body", [_forces, _by_a_weight])
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x).detach() + self.b(x)  # type: ignore[no-any-return]
+
+
+def _through_a_child(m: Any, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(m.child(x).pow(2).sum(), x)[0]
+
+
+@pytest.mark.parametrize("body", [_forces, _by_a_weight, _through_a_child])
 def test_a_forward_that_differentiates(body: Callable[..., Tensor]) -> None:
     """To the gradient it matters which branch is detached, and which weight it is for."""
-    model, x = randomize(Program(body)), image()
-    merged = fxrep.reparameterize(model)
+    model, x = Program(body), image()
+    model.child = Detached()
+    merged = fxrep.reparameterize(randomize(model))
     assert relative_error(merged(x), model(x)) < 1e-5
 
 
@@ -1197,8 +1212,12 @@ def test_a_crop_that_two_merges_share_before_a_mean() -> None:
 
 
 class HandsOutACopy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("less", torch.ones(1))
+
     def forward(self, x: Tensor) -> Tensor:
-        x -= 0.5
+        x -= self.less[:, None, None]
         return torch.clone(x)
 
 
@@ -1208,11 +1227,12 @@ def test_a_write_to_what_a_child_hands_a_copy_of() -> None:
     def body(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         both = torch.cat([x[:, :2], x[:, 2:]], 1)
         copied = m.child(both)
-        both -= 0.25
+        both -= m.less[:, None, None]
         return copied, m.b(both) + m.c(both)
 
     model: Any = Program(body)
     model.child = HandsOutACopy()
+    model.register_buffer("less", torch.ones(1))
     randomize(model)
     merged = fxrep.reparameterize(model)
     for found, expected in zip(run(merged, image()), run(model, image()), strict=True):
