@@ -6,8 +6,6 @@ the code is left as it is.
 
 from __future__ import annotations
 
-import builtins
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,23 +33,6 @@ class Branches(nn.Module):
         return y * self.factor(self, x, y)
 
 
-@functools.singledispatch
-def dispatched(value: object) -> float:
-    return 1.0
-
-
-@dispatched.register
-def _(value: Tensor) -> float:
-    return 2.0
-
-
-def matched(value: object) -> float:
-    match value:
-        case Tensor():
-            return 2.0
-    return 1.0
-
-
 def checked(x: Tensor) -> float:
     torch._assert(x.shape[1] == 4, f"{x.shape} on {x.device}")
     return 2.0
@@ -69,11 +50,7 @@ CLASSES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "type is": lambda m, x, y: yes(type(x) is Tensor),
     "type in": lambda m, x, y: yes(type(y) in (Tensor, nn.Parameter)),
     "issubclass": lambda m, x, y: yes(issubclass(type(x), Tensor)),
-    "__class__": lambda m, x, y: yes(x.__class__ is Tensor),
     "the name of the type": lambda m, x, y: yes(type(x).__name__ == "Tensor"),
-    "match": lambda m, x, y: matched(x),
-    "singledispatch": lambda m, x, y: dispatched(x),
-    "builtins": lambda m, x, y: yes(builtins.isinstance(x, Tensor)),
     "a parameter": lambda m, x, y: yes(isinstance(m.a.weight, nn.Parameter)),
     "a buffer": lambda m, x, y: yes(isinstance(m.table_5, nn.Parameter)),
     "no parameter": lambda m, x, y: yes(isinstance(x, nn.Parameter)),
@@ -89,6 +66,10 @@ CLASSES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
 # What depends on the value that there will be is left alone.
 VALUES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "elements of a type": lambda m, x, y: yes(isinstance(x, torch.DoubleTensor)),  # type: ignore[arg-type]
+    "a tensor made of it": lambda m, x, y: torch.tensor(x.detach()).mean(),  # torch's C code took the symbol for one
+    "a tensor made of a size": lambda m, x, y: torch.tensor(x.shape[2]),
+    "a tensor made of a shape": lambda m, x, y: torch.tensor(x.shape).sum(),
+    "a size made of sizes": lambda m, x, y: len(torch.Size(x.shape)),
     "dict.get of a size": lambda m, x, y: TABLE.get(x.shape[-1], 1.0),
     "a size in a set": lambda m, x, y: yes(x.shape[-1] in {5, 6}),
     "a number of axes in a set": lambda m, x, y: yes(x.ndim in {4}),

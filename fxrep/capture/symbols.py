@@ -29,6 +29,10 @@ class InplaceMixin:
 
     tracer: Any
 
+    def kind(self) -> type:
+        """The class of the value that there will be."""
+        raise NotImplementedError
+
     def _is_metadata(self) -> bool:
         """Whether this is a size, a type or the like."""
         raise NotImplementedError
@@ -100,9 +104,10 @@ class InplaceAttribute(InplaceMixin, Attribute):
         raise TypeError("the class of a value is assigned")
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_is_param":
-            raise AttributeError("a value is no parameter")
         return InplaceAttribute(self, name)
+
+    def kind(self) -> type:
+        return METADATA_TYPES.get(self.attr, type(self))
 
     def _is_metadata(self) -> bool:
         return self.attr in METADATA_ATTRIBUTES or isinstance(self.root, Attribute)
@@ -116,12 +121,16 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
 
     @property
     def __class__(self) -> Any:
-        """What ``isinstance`` asks for, wherever the code is."""
-        return number_type(self.node) if is_number(self.node) else Tensor
+        """Of a number, what ``isinstance`` asks for. Of a tensor, torch's own C code would take it for one."""
+        return number_type(self.node) if is_number(self.node) else type(self)
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("the class of a value is assigned")
+
+    def kind(self) -> type:
+        """The class of the value that there will be."""
+        return number_type(self.node) if is_number(self.node) else Tensor
 
     def _is_metadata(self) -> bool:
         return is_number(self.node)
@@ -130,8 +139,6 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
         return f"Proxy({self.node.name})"
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_is_param":
-            raise AttributeError("a value is no parameter")
         if self.node.op == "placeholder" and not hasattr(
             Tensor, name
         ):  # so that hasattr() tells what holds at run time
@@ -146,13 +153,8 @@ class TensorProxy(InplaceProxy):
         super().__init__(node, tracer)
         self._tensor = tensor
 
-    @property
-    def __class__(self) -> Any:
+    def kind(self) -> type:
         return type(self._tensor)
-
-    @__class__.setter
-    def __class__(self, kind: type) -> None:
-        raise TypeError("the class of a value is assigned")
 
     @property
     def shape(self) -> torch.Size:

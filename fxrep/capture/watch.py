@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from .clone import STANDARD
 from .kinds import is_number
 from .piece import Call
+from .symbols import InplaceMixin
 from .walk import walk
 
 CONTAINERS = (dict, list, set)
@@ -33,6 +34,7 @@ FIXED = (*(bool, int, float, complex, str, Enum), *(type, FunctionType, BuiltinF
          *(torch.dtype, torch.device, torch.layout, torch.memory_format))  # fmt: skip
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
+IS_TENSOR = torch.is_tensor
 EXTREMES: tuple[Callable[..., Any], ...] = (max, min)
 
 
@@ -68,8 +70,13 @@ class types_are_answered:
     def __enter__(self) -> None:
         for names, own in self.files:
             names.update(own)
+        vars(torch)["is_tensor"] = self.is_tensor
+
+    def is_tensor(self, value: Any) -> bool:
+        return self.is_instance(value, Tensor)
 
     def __exit__(self, *_: object) -> None:
+        vars(torch)["is_tensor"] = IS_TENSOR
         for names, own in self.files:
             for name in own:
                 del names[name]
@@ -80,6 +87,8 @@ class types_are_answered:
         if isinstance(value, fx.Proxy) and any(type(k) is type(torch.FloatTensor) for k in kinds):
             self.tracer.refuse(isinstance)  # the type of its elements
         answer, call = isinstance(value, kind), self.tracer.current
+        if isinstance(value, InplaceMixin):
+            answer = answer or issubclass(value.kind(), kind)
         if isinstance(value, fx.Proxy) and call is not None:
             call.tensors.add(value.node)
         if isinstance(value, nn.Module) and answer != issubclass(nn.Identity, kind) and call is not None:
@@ -89,8 +98,8 @@ class types_are_answered:
 
 class _Type(type):
     def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
-        one = len(arguments) == 1 and not keywords and isinstance(arguments[0], fx.Proxy)
-        return arguments[0].__class__ if one else type(*arguments, **keywords)
+        one = len(arguments) == 1 and not keywords and isinstance(arguments[0], InplaceMixin)
+        return arguments[0].kind() if one else type(*arguments, **keywords)
 
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, type)

@@ -2102,9 +2102,23 @@ guard(
     tests=(SYMBOLS,),
 )
 guard(
+    "watch: isinstance()",
+    "a symbol is a tensor",
+    "answer = answer or issubclass(value.kind(), kind)",
+    "pass",
+    tests=(SYMBOLS,),
+)
+guard(
+    "watch: is_tensor()",
+    "a symbol is a tensor",
+    'vars(torch)["is_tensor"] = self.is_tensor',
+    "pass",
+    tests=(SYMBOLS,),
+)
+guard(
     "watch: type()",
     "type(x) of a symbol is that of a tensor",
-    "return arguments[0].__class__ if one else type(*arguments, **keywords)",
+    "return arguments[0].kind() if one else type(*arguments, **keywords)",
     "return type(*arguments, **keywords)",
     tests=(SYMBOLS,),
 )
