@@ -696,9 +696,10 @@ def test_untraced_code_writes_to_every_tensor() -> None:
     """And names none of them."""
 
     def inner(m: Any, x: Tensor) -> Any:
+        y = x if unseen(x) else -x  # a trace ends here
         for tensor in m.parameters():
             tensor.mul_(1.5)
-        return x if unseen(x) else -x
+        return y
 
     child = made(nn.Module, inner)
     child.register_parameter("kept", nn.Parameter(torch.ones(4, 1, 1)))

@@ -294,6 +294,7 @@ class Calls(nn.Module):
         (Text.A, "b"),
         ([1, 2], [1, 3]),
         ((1, 2), (1, 2, 2)),
+        ((1, 2), [1, 2]),
         (torch.Size([1, 2]), torch.Size([1, 3])),
         ({"factor": 2.0}, {"factor": 3.0}),
         (torch.float32, torch.float64),

@@ -2572,7 +2572,7 @@ guard(
     "pass-throughs: children",
     "a forward that calls a child is no pass-through",
     "if not isinstance(module.get_submodule(str(node.target)), nn.Identity):",
-    tests=(f"{OWN}::test_forwards[a _conv_forward of its own]",),
+    tests=(f"{OWN}::test_forwards[a module behind what is merged]",),
 )
 
 guard.of("capture/forward.py", OWN, REGRESSIONS, ANY)
@@ -2587,6 +2587,7 @@ guard(
     "True is not 1",
     'kind = [f"type({name}) is not {type(value).__name__}"] if type(value) in BUILTIN else []',
     "kind = []",
+    tests=(f"{UNTRACED}::test_an_argument_that_is_another_one_than_then",),
 )
 guard(
     "forward: values that are not equal to themselves",
@@ -2659,6 +2660,7 @@ guard(
     "a tensor with a gradient that forward left behind refuses a copy",
     "if t.grad_fn is not None}",
     "if False}",
+    tests=(f"{ANY}::test_weights_with_a_gradient_graph",),
 )
 guard(
     "copy: classes that copy in their own way",
