@@ -109,7 +109,7 @@ def test_timm_in_a_fresh_process(tmp_path: Path) -> None:
         model = fxrep.load({str(path)!r})
         x, expected = torch.load({str(tmp_path / "expected.pt")!r})
         with torch.no_grad():
-            torch.testing.assert_close(model(x), expected)
+            assert float((model(x) - expected).norm() / expected.norm()) < 1e-5  # of another number of threads
         print(sum(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()))
     """
     done = subprocess.run(
