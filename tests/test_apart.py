@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fxrep
 from fxrep.capture import capture
-from fxrep.capture.apart import call_as_is
+from fxrep.capture.results import call_as_is
 from tests.counting import count_ops
 from tests.helpers import TOLERANCE, assert_merged, randomize, relative_error, run
 

@@ -6,6 +6,7 @@ the code is left as it is.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fxrep
+from tests import questions
 from tests.helpers import randomize, relative_error, run
 
 TABLE = {5: 2.0, 6: 3.0}
@@ -60,12 +62,28 @@ CLASSES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "a part of a shape": lambda m, x, y: yes(isinstance(x.shape[2:], torch.Size)),
     "a dtype": lambda m, x, y: yes(isinstance(x.dtype, torch.dtype)),
     "a device": lambda m, x, y: yes(isinstance(x.device, torch.device)),
+    "in another file": lambda m, x, y: yes(questions.is_tensor(y)),
+    "type in another file": lambda m, x, y: yes(questions.is_exactly_tensor(y)),
+    "of a result": lambda m, x, y: yes(isinstance(torch.cat([y, y]).mean(1), Tensor)),
+    "of a part": lambda m, x, y: yes(isinstance(y.chunk(2, 1)[0], Tensor) and isinstance(y.max(1)[0], Tensor)),
+    "of its data": lambda m, x, y: yes(isinstance(y.data, Tensor)),
+    "callable": lambda m, x, y: yes(callable(y)),
+    "hasattr": lambda m, x, y: yes(hasattr(y, "mean") and not hasattr(y, "keys")),
+    "getattr with a default": lambda m, x, y: getattr(y, "factor", 3.0),
     "a text in an assertion": lambda m, x, y: checked(x),
 }
 
 # What depends on the value that there will be is left alone.
 VALUES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "elements of a type": lambda m, x, y: yes(isinstance(x, torch.DoubleTensor)),  # type: ignore[arg-type]
+    "match": lambda m, x, y: yes(questions.is_matched(y)),
+    "singledispatch": lambda m, x, y: yes(questions.is_dispatched(y)),
+    "builtins.isinstance": lambda m, x, y: yes(builtins.isinstance(y, Tensor)),
+    "__class__": lambda m, x, y: yes(y.__class__ is Tensor),
+    "__class__ ==": lambda m, x, y: yes(y.__class__ == Tensor),
+    "item()": lambda m, x, y: yes(isinstance(y.mean().item(), float)),
+    "tolist()": lambda m, x, y: yes(isinstance(y.mean((0, 2, 3)).tolist(), list)),
+    "several": lambda m, x, y: yes(isinstance(y.chunk(2, 1), tuple)),
     "a tensor made of it": lambda m, x, y: torch.tensor(x.detach()).mean(),  # torch's C code took the symbol for one
     "a tensor made of a size": lambda m, x, y: torch.tensor(x.shape[2]),
     "a tensor made of a shape": lambda m, x, y: torch.tensor(x.shape).sum(),
@@ -99,3 +117,106 @@ def test_the_same_answer(case: str) -> None:
     for size in (5, 6):
         x = torch.randn(2, 4, size, size).double()
         assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+class Untraced(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        if x.sum() > 1e9:
+            return x
+        y = self.conv(x)
+        return {"tensor": y, "tuple": (y, None), "list": [y], "dict": {"a": y}, "number": 2.0, "none": None}[self.kind]
+
+
+class Around(nn.Module):
+    """Merges, and asks what a module that cannot be traced gives."""
+
+    def __init__(self, kind: str, ask: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.untraced = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), Untraced(kind)
+        self.ask = ask
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) + self.b(x)
+        return y * self.ask(self.untraced(y), y)
+
+
+class Within(nn.Module):
+    """As ``Around``, where another module is handed the result and asks."""
+
+    def __init__(self, kind: str, ask: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.untraced, self.asking = Untraced(kind), Asking(ask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.asking(self.untraced(x), x)
+
+
+class Asking(nn.Module):
+    def __init__(self, ask: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.ask = ask
+
+    def forward(self, found: Any, x: Tensor) -> Tensor:
+        y = self.a(x) + self.b(x)
+        return y * self.ask(found, y)
+
+
+class Optional(Asking):
+    def forward(self, found: Any, x: Tensor) -> Tensor:
+        y = self.a(x) + self.b(x)
+        return y if found is None else y * 3.0
+
+
+RESULTS: dict[str, tuple[str, Callable[[Any, Tensor], Any]]] = {
+    "a tensor": ("tensor", lambda found, y: yes(isinstance(found, Tensor))),
+    "a tuple": ("tuple", lambda found, y: yes(isinstance(found, tuple))),
+    "a list": ("list", lambda found, y: yes(isinstance(found, list | tuple))),
+    "a dictionary": ("dict", lambda found, y: yes(isinstance(found, dict))),
+    "a number": ("number", lambda found, y: yes(isinstance(found, float))),
+    "its type": ("tuple", lambda found, y: yes(type(found) is tuple)),
+    "an item": ("dict", lambda found, y: yes(hasattr(found, "values") and isinstance(found["a"], Tensor))),
+    "no attribute": ("dict", lambda found, y: yes(hasattr(found, "mean"))),
+    "callable": ("dict", lambda found, y: yes(callable(found))),
+    "none": ("none", lambda found, y: yes(found is None)),
+    "not none": ("none", lambda found, y: 3.0 if found is not None else 2.0),
+    "an item that is none": ("tuple", lambda found, y: yes(found[1] is None)),
+}
+
+
+@pytest.mark.parametrize("kind", [Around, Within])
+@pytest.mark.parametrize("case", RESULTS)
+def test_what_code_that_cannot_be_traced_gives(case: str, kind: type[nn.Module]) -> None:
+    model = randomize(kind(*RESULTS[case])).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+def test_an_argument_that_may_be_none() -> None:
+    model = Within("none", yes)  # type: ignore[arg-type]
+    model.asking = Optional(yes)  # type: ignore[arg-type]
+    x = torch.randn(2, 4, 5, 5).double()
+    randomize(model).double().eval()
+    assert relative_error(run(fxrep.reparameterize(model), x), run(model, x)) <= 1e-9
+
+
+class Given(nn.Module):
+    """Asks whether an argument is None that has nothing to do with the code that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.untraced = Optional(yes), Untraced("tensor")  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x * 2, x) + self.untraced(x)
+
+
+def test_an_argument_that_is_no_result_is_no_reason_to_stop() -> None:
+    model = randomize(Given()).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert fxrep.report(merged).merged
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9

@@ -14,9 +14,9 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.nn import functional as F
 
-from ..capture.apart import call_as_is
 from ..capture.kinds import builtin_type, is_number, reads_metadata
 from ..capture.piece import iterate
+from ..capture.results import call_as_is
 from ..capture.symbols import INPLACE
 
 INPLACE_OPERATORS = {name.strip("_") for name in INPLACE}  # the functions of Python's ``operator``

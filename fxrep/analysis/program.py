@@ -13,10 +13,10 @@ from collections import defaultdict
 
 from torch import Tensor, fx, nn
 
-from ..capture.apart import call_as_is
 from ..capture.kinds import builtin_type, is_builtin
 from ..capture.observe import Observation
 from ..capture.piece import Piece, iterate
+from ..capture.results import call_as_is
 from ..capture.walk import find_tensor, named_tensors, tensors, walk_paths
 from . import effects
 from .constants import Constants

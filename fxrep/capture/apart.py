@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -33,7 +33,6 @@ BUILTINS = {"abs", "bool", "dict", "enumerate", "float", "int", "isinstance", "l
             "repr", "reversed", "round", "str", "sum", "tuple", "zip"}  # fmt: skip
 OTHER_STATE = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"}
 MAY_GIVE_NONE = {"get"}
-VALUES = (Tensor, fx.Proxy)  # a merged model may be traced, too
 LAZY = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 ATTRIBUTES = ("__getattr__", "__getattribute__", "__setattr__", "__delattr__")
 
@@ -60,15 +59,6 @@ class Reach:
             self.storages.add(value.untyped_storage().data_ptr())
             return True
         return all(map(self._take_item, value)) if type(value) is tuple else _is_data(value)
-
-
-def call_as_is(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a method from a merged forward, which was made for one that gives a tensor."""
-    result = method(*args, **kwargs)
-    if not isinstance(result, VALUES):
-        name = getattr(method, "__name__", "a method")
-        raise TypeError(f"this module was merged by fxrep for a tensor from {name}(), not for {result!r}")
-    return result
 
 
 def takes_numbers(value: Any) -> bool:

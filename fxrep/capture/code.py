@@ -12,6 +12,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
@@ -110,7 +111,7 @@ def asks_for_types(module: nn.Module) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _asks_for_types(code: CodeType) -> bool:
     """Whether a function's code takes the class of an object for more than its name, which a rewritten class keeps."""
-    steps = [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE")]
+    steps = _steps(code)
     steps.append(steps[-1])  # something comes after whatever is found
     for at, step in enumerate(steps[:-1]):
         found = at if step.argval == "__class__" and step.opname.startswith("LOAD_ATTR") else None
@@ -165,30 +166,60 @@ def _locals(code: CodeType) -> set[str]:
     return {*code.co_varnames, *code.co_freevars}.union(*map(_locals, inner))
 
 
-def asks_for_identity(module: nn.Module) -> bool:
-    """Whether the code of ``module.forward`` asks whether a type, a device or a size *is* something.
+@dataclass(frozen=True)
+class Asks:
+    """What the code of ``module.forward`` asks of values beside computing with them.
 
-    A symbol of one is nothing but itself, and Python does not let it answer.
+    ``identity``: whether a type, a device or a size *is* something, or of which class a value is in a way that no
+    symbol of one can answer. ``argument`` and ``result``: whether an argument, or anything that it computes, *is* None.
+    ``none``: whether it may give None. ``files``: the names of the files that it is written in.
     """
+
+    identity: bool
+    argument: bool
+    result: bool
+    none: bool
+    files: frozenset[str]
+
+
+def asks(module: nn.Module) -> Asks:
+    """What the code of ``module.forward`` asks of values."""
     if has_own_code(module):
-        return any(_asks_for_identity(f.__code__) for f in reachable_functions(module)[1])
+        return _asks(*reachable_functions(module))
     kind: type = type(module)
     code = getattr(getattr(kind, "forward", None), "__code__", None)  # the function would hold on to the class
-    known = _IDENTITY.get(kind)
+    known = _ASKS.get(kind)
     if known is None or known[0] is not code:
-        reached = reachable_functions(module)[1]
-        known = _IDENTITY[kind] = code, any(_asks_for_identity(f.__code__) for f in reached)
+        known = _ASKS[kind] = code, _asks(*reachable_functions(module))
     return known[1]
 
 
-_IDENTITY: weakref.WeakKeyDictionary[type, tuple[CodeType | None, bool]] = weakref.WeakKeyDictionary()
+_ASKS: weakref.WeakKeyDictionary[type, tuple[CodeType | None, Asks]] = weakref.WeakKeyDictionary()
+
+
+def _asks(forward: FunctionType | None, functions: Collection[FunctionType]) -> Asks:
+    codes = [function.__code__ for function in functions]
+    own = _asks_for_none(forward.__code__) if forward is not None else (False, False)
+    result = own[1] or any(any(_asks_for_none(f.__code__)) for f in functions if f is not forward)
+    identity = any(map(_asks_for_identity, codes)) or any(map(_dispatches, functions))
+    files = frozenset(str(function.__globals__.get("__name__")) for function in functions)
+    return Asks(identity, own[0], result, any(map(_gives_none, codes)), files)
+
+
+def _dispatches(function: FunctionType) -> bool:
+    """Whether it chooses another function by the class of its argument."""
+    return hasattr(function, "dispatch") and hasattr(function, "registry")
 
 
 @functools.lru_cache(maxsize=4096)
 def _asks_for_identity(code: CodeType) -> bool:
-    steps = [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE")]
+    steps = _steps(code)
     for at, step in enumerate(steps):
-        if step.opname != "IS_OP" or (steps[at - 1].opname == "LOAD_CONST" and steps[at - 1].argval is None):
+        if step.opname == "MATCH_CLASS" or (step.opname in READS and step.argval == "isinstance"):
+            return True
+        if step.opname in READS and step.argval == "__class__" and not _is_self(steps[at - 1], code):
+            return True
+        if step.opname != "IS_OP" or _is_none(steps[at - 1]):
             continue
         read = itertools.takewhile(lambda i: i.opname.startswith(("LOAD", "BINARY", "COMPARE")), steps[at - 1 :: -1])
         operands = list(itertools.islice(read, 5))
@@ -196,6 +227,60 @@ def _asks_for_identity(code: CodeType) -> bool:
         if asked or any(i.opname == "COMPARE_OP" for i in operands[:2]):
             return True
     return any(_asks_for_identity(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+
+
+@functools.lru_cache(maxsize=4096)
+def _asks_for_none(code: CodeType) -> tuple[bool, bool]:
+    """Whether code asks if an argument, or any other value but an attribute of ``self`` or a global, is None."""
+    steps, argument, result = _steps(code), False, False
+    stored = {name for step in steps if "STORE_FAST" in step.opname for name in _flat(step.argval)}
+    given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - stored
+    for at, step in enumerate(steps):
+        if step.opname == "IS_OP" and _is_none(steps[at - 1]):
+            asked = at - 2
+        elif step.opname.endswith(("_IF_NONE", "_IF_NOT_NONE")):
+            asked = at - 1
+        else:
+            continue
+        operand = steps[asked]
+        if operand.opname.startswith("LOAD_FAST") and _flat(operand.argval)[-1] in given:
+            argument = True
+        elif operand.opname not in ("LOAD_GLOBAL", "LOAD_NAME") and not (
+            operand.opname in READS and _is_self(steps[asked - 1], code)
+        ):
+            result = True
+    inner = (any(_asks_for_none(c)) for c in code.co_consts if isinstance(c, CodeType))
+    return argument, result or any(inner)
+
+
+@functools.lru_cache(maxsize=4096)
+def _gives_none(code: CodeType) -> bool:
+    """Whether code mentions None for anything but a comparison; where it may end without a value, it does."""
+    steps = _steps(code)
+    for step, then in zip(steps, [*steps[1:], steps[-1]], strict=True):
+        if (step.opname == "RETURN_CONST" and step.argval is None) or (_is_none(step) and then.opname != "IS_OP"):
+            return True
+    return any(_gives_none(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+
+
+READS = {"LOAD_ATTR", "LOAD_METHOD"}
+
+
+def _steps(code: CodeType) -> list[dis.Instruction]:
+    return [step for step in dis.get_instructions(code) if step.opname not in ("PRECALL", "CACHE")]
+
+
+def _is_none(step: dis.Instruction) -> bool:
+    return step.opname == "LOAD_CONST" and step.argval is None
+
+
+def _is_self(step: dis.Instruction, code: CodeType) -> bool:
+    return step.opname.startswith("LOAD_FAST") and _flat(step.argval)[-1] == code.co_varnames[0]
+
+
+def _flat(names: Any) -> tuple[str, ...]:
+    """The variables of a step that loads or stores one, or two at a time."""
+    return names if isinstance(names, tuple) else (names,)
 
 
 def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
@@ -257,7 +342,7 @@ def users_function(value: object) -> FunctionType | None:
     """``value`` as a Python function that is not torch's own."""
     if isinstance(value, MethodType | staticmethod | classmethod):
         value = value.__func__
-    if isinstance(value, FunctionType) and not (value.__module__ or "").startswith("torch."):
+    if isinstance(value, FunctionType) and (value.__module__ or "").split(".")[0] != "torch":
         return value
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, fx
 from torch.fx.proxy import Attribute
 
 from .kinds import METADATA_ATTRIBUTES, is_number, reads_metadata
+from .results import gives_tensor
 
 METADATA_TYPES: dict[str, type] = {
     "shape": torch.Size, "size": torch.Size, "stride": tuple, "dtype": torch.dtype, "device": torch.device, "ndim": int,
@@ -29,16 +31,16 @@ class InplaceMixin:
 
     tracer: Any
 
+    @abstractmethod
     def kind(self) -> type:
-        """The class of the value that there will be."""
-        raise NotImplementedError
+        """The class of the value that there will be; where that is not known, the code that asks is not traced."""
 
+    @abstractmethod
     def _is_metadata(self) -> bool:
         """Whether this is a size, a type or the like."""
-        raise NotImplementedError
 
-    def _text(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self) -> str: ...
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):
@@ -107,7 +109,9 @@ class InplaceAttribute(InplaceMixin, Attribute):
         return InplaceAttribute(self, name)
 
     def kind(self) -> type:
-        return METADATA_TYPES.get(self.attr, type(self))
+        if self.attr in METADATA_TYPES:
+            return METADATA_TYPES[self.attr]
+        return Tensor if gives_tensor(self.node, self.tracer.root) else self.tracer.refuse(type)
 
     def _is_metadata(self) -> bool:
         return self.attr in METADATA_ATTRIBUTES or isinstance(self.root, Attribute)
@@ -129,8 +133,9 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
         raise TypeError("the class of a value is assigned")
 
     def kind(self) -> type:
-        """The class of the value that there will be."""
-        return number_type(self.node) if is_number(self.node) else Tensor
+        if is_number(self.node):
+            return number_type(self.node)
+        return Tensor if gives_tensor(self.node, self.tracer.root) else self.tracer.refuse(type)
 
     def _is_metadata(self) -> bool:
         return is_number(self.node)

@@ -19,6 +19,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Collection, Iterable
 from types import FunctionType
 from typing import Any
@@ -27,11 +28,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
-from .apart import Apart, call_as_is, methods_apart, shared, takes_numbers
+from .apart import Apart, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
-from .code import asks_for_identity, may_pass
+from .code import Asks, asks, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
-from .piece import Call, Piece
+from .piece import Call, Piece, iterate
+from .results import call_as_is
 from .state import State, named_globally
 from .symbols import InplaceProxy, TensorProxy
 from .walk import first_paths, join, named_tensors, walk
@@ -71,6 +73,8 @@ class Tracer(fx.Tracer):
         self.current: Call | None = None
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
+        self.nones: set[fx.Node] = set()
+        self.asks: Callable[[nn.Module], Asks] = functools.cache(asks)
         self.globals: dict[type[nn.Module], list[tuple[dict[str, Any], str]]] = {}
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
@@ -83,7 +87,7 @@ class Tracer(fx.Tracer):
         state.add({type(module) for _, module in walk(root)})
         kept = weights_are_kept(root)
         try:
-            _check_identity(root)
+            self._check_identity(root)
             with torch.no_grad(), no_random(type(root).__name__), kept, contextlib.ExitStack() as patched:
                 for patch in (types_are_answered(self, root), factories_are_recorded(self), extremes_are_recorded()):
                     patched.enter_context(patch)
@@ -164,7 +168,9 @@ class Tracer(fx.Tracer):
         call.after = mark
         state = call.state = State(m, self._named_globally(m))
         try:
-            _check_identity(m)
+            self._check_identity(m)
+            if self.asks(m).argument and any(map(self._may_be_none, iterate((call.args, call.kwargs)))):
+                raise TypeError("its forward asks whether what code that cannot be traced gives is None")
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
             call.output, call.last = self._nodes(result), self._last_node()
@@ -266,7 +272,27 @@ class Tracer(fx.Tracer):
     def _call_opaque(self, m: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
         if m in self.opaque:
             self._keep_out(m, f"'{path}'", args, kwargs)
-        return self.create_proxy("call_module", path, args, kwargs)
+        result = self.create_proxy("call_module", path, args, kwargs)
+        if m in self.opaque and (isinstance(m, torch.jit.ScriptModule) or self.asks(m).none):
+            assert self.current is not None
+            if self.asks(self.current.module).result:
+                self._guess()
+                raise TypeError(f"its forward may ask whether what '{path}', which is not traced, gives is None")
+            self.nones.add(result.node)
+        return result
+
+    def _check_identity(self, module: nn.Module) -> None:
+        if self.asks(module).identity:
+            raise TypeError("its forward asks whether a type, a device or the like is something")
+
+    def _may_be_none(self, node: fx.Node) -> bool:
+        """Whether a node is what an opaque module gives that may give None, or an item of it."""
+        while node not in self.nones:
+            whole = node.args[0] if node.target in (operator.getitem, getattr) else None
+            if not isinstance(whole, fx.Node):
+                return False
+            node = whole
+        return True
 
     def _keep_out(self, code: nn.Module | FunctionType, name: str, args: Any, kwargs: Any) -> None:
         """Refuse to go on past code that is not traced and may change a list that its caller reads afterwards."""
@@ -443,11 +469,6 @@ def _capture(
                     continue
                 waiting.append((inner_path, inner))
     return pieces, opaque
-
-
-def _check_identity(module: nn.Module) -> None:
-    if asks_for_identity(module):
-        raise TypeError("its forward asks whether a type, a device or the like is something")
 
 
 def _check_arguments(module: nn.Module, path: str, callers: Iterable[nn.Module]) -> None:

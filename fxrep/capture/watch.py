@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .clone import STANDARD
+from .code import Asks
 from .kinds import is_number
 from .piece import Call
 from .symbols import InplaceMixin
@@ -43,6 +44,7 @@ class Recorder(Protocol):
 
     current: Call | None
     apart: Any
+    asks: Callable[[nn.Module], Asks]
 
     def refuse(self, kind: Any) -> Any: ...
 
@@ -56,24 +58,27 @@ class RandomDraw(TypeError):
 
 
 class types_are_answered:
-    """Let ``type(x)`` of a symbol be the class that it says it has, and note which modules are asked for theirs.
+    """Let questions for the class of a symbol be answered as of the value that there will be, or not at all.
 
-    It holds in the files that the modules' classes are written in.
+    Note which modules are asked for theirs. It holds in all files that the code of the modules may go through.
     """
 
     def __init__(self, tracer: Recorder, root: nn.Module) -> None:
         self.tracer = tracer
-        files = {id(f.__globals__): f.__globals__ for _, m in walk(root) if (f := _written(m)) is not None}
-        own = {"isinstance": self.is_instance, "type": Type}
-        self.files = [(names, {k: v for k, v in own.items() if k not in names}) for names in files.values()]
+        files: dict[int, dict[str, Any]] = {}
+        for _, m in walk(root):
+            if (forward := _written(m)) is not None:
+                files[id(forward.__globals__)] = forward.__globals__
+                own = (vars(sys.modules[name]) for name in tracer.asks(m).files if name in sys.modules)
+                files.update({id(names): names for names in own})
+        answers = {"isinstance": self.is_instance, "hasattr": self.has_attribute, "getattr": self.get_attribute,
+                   "callable": self.is_callable, "type": Type}  # fmt: skip
+        self.files = [(names, {k: v for k, v in answers.items() if k not in names}) for names in files.values()]
 
     def __enter__(self) -> None:
         for names, own in self.files:
             names.update(own)
         vars(torch)["is_tensor"] = self.is_tensor
-
-    def is_tensor(self, value: Any) -> bool:
-        return self.is_instance(value, Tensor)
 
     def __exit__(self, *_: object) -> None:
         vars(torch)["is_tensor"] = IS_TENSOR
@@ -81,19 +86,39 @@ class types_are_answered:
             for name in own:
                 del names[name]
 
+    def is_tensor(self, value: Any) -> bool:
+        return self.is_instance(value, Tensor)
+
     def is_instance(self, value: Any, kind: Any) -> bool:
         """The answer, noting the module of which it would be another one if an identity were in its place."""
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if isinstance(value, fx.Proxy) and any(type(k) is type(torch.FloatTensor) for k in kinds):
-            self.tracer.refuse(isinstance)  # the type of its elements
-        answer, call = isinstance(value, kind), self.tracer.current
+        call = self.tracer.current
         if isinstance(value, InplaceMixin):
-            answer = answer or issubclass(value.kind(), kind)
-        if isinstance(value, fx.Proxy) and call is not None:
-            call.tensors.add(value.node)
+            return self._is_of(value, kind if isinstance(kind, tuple) else (kind,))
+        answer = isinstance(value, kind)
         if isinstance(value, nn.Module) and answer != issubclass(nn.Identity, kind) and call is not None:
             call.typed.add(value)
         return answer
+
+    def _is_of(self, value: Any, kinds: tuple[Any, ...]) -> bool:
+        if any(type(k) is type(torch.FloatTensor) for k in kinds):
+            self.tracer.refuse(isinstance)  # the type of its elements
+        return issubclass(self._kind(value), kinds) or fx.Proxy in kinds
+
+    def _kind(self, value: Any) -> type:
+        """The class that a symbol will have, noting that it was asked for."""
+        if self.tracer.current is not None:
+            self.tracer.current.tensors.add(value.node)
+        return value.kind()  # type: ignore[no-any-return]
+
+    def is_callable(self, value: Any) -> bool:
+        return self._is_of(value, (Callable,)) if isinstance(value, InplaceMixin) else callable(value)
+
+    def has_attribute(self, value: Any, name: str) -> bool:
+        return hasattr(self._kind(value), name) if isinstance(value, InplaceMixin) else hasattr(value, name)
+
+    def get_attribute(self, value: Any, name: str, *default: Any) -> Any:
+        absent = default and isinstance(value, InplaceMixin) and not hasattr(self._kind(value), name)
+        return default[0] if absent else getattr(value, name, *default)
 
 
 class _Type(type):

@@ -1,0 +1,103 @@
+"""What a node of a trace gives, as far as that is known before it runs: a tensor, several, or it cannot be told."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .kinds import builtin_type, is_number
+
+VALUES = (Tensor, fx.Proxy)  # a merged model may be traced, too
+TENSOR = {Tensor, "Tensor", "torch.Tensor"}
+PARTS = {"data", "real", "imag", "T", "H", "mT", "mH"}
+"""The attributes of a tensor that are tensors, too."""
+CASTS = {"float", "double", "half", "bfloat16", "int", "long", "short", "bool"}
+SINGLE, SEVERAL, UNKNOWN = "a tensor", "tensors", "cannot be told"
+
+
+def call_as_is(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a method from a merged forward, which was made for one that gives a tensor."""
+    result = method(*args, **kwargs)
+    if not isinstance(result, VALUES):
+        name = getattr(method, "__name__", "a method")
+        raise TypeError(f"this module was merged by fxrep for a tensor from {name}(), not for {result!r}")
+    return result
+
+
+def gives_tensor(node: fx.Node, root: nn.Module) -> bool:
+    """Whether what ``node`` gives is certainly one tensor; ``root`` is the module that is traced."""
+    return _gives(node, root) == SINGLE
+
+
+def _gives(node: fx.Node, root: nn.Module) -> str:
+    if node.op in ("placeholder", "get_attr"):  # an input is taken for a tensor
+        return SINGLE
+    if node.op == "call_module":
+        return _called(root.get_submodule(str(node.target)), node, root)
+    if node.target is operator.getitem:
+        whole, index = node.args
+        several = isinstance(whole, fx.Node) and _gives(whole, root)
+        return SINGLE if several == SINGLE or (several == SEVERAL and isinstance(index, int)) else UNKNOWN
+    if node.target is getattr:
+        whole, name = node.args[:2]
+        return SINGLE if name in PARTS and isinstance(whole, fx.Node) and _gives(whole, root) == SINGLE else UNKNOWN
+    if node.op == "call_method":
+        whole = node.args[0]
+        known = isinstance(whole, fx.Node) and _gives(whole, root) == SINGLE
+        return _by_schema(str(node.target)) if known else UNKNOWN
+    if getattr(node.target, "__module__", None) in ("_operator", "operator"):
+        tensors = any(_gives(n, root) == SINGLE for n in node.all_input_nodes if not is_number(n))
+        return SINGLE if tensors else UNKNOWN
+    return _by_function(node.target)
+
+
+def _called(module: nn.Module, node: fx.Node, root: nn.Module) -> str:
+    kind = builtin_type(module)
+    if kind is None or "forward" in vars(module) or module._forward_hooks:
+        return UNKNOWN
+    if kind is nn.Identity or issubclass(kind, nn.modules.dropout._DropoutNd):
+        given = node.args[0] if node.args else None
+        return _gives(given, root) if isinstance(given, fx.Node) else UNKNOWN
+    if _is_annotated(kind.forward) or getattr(module, "return_indices", None) is False:
+        return SINGLE
+    return UNKNOWN
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_function(function: Callable[..., Any]) -> str:
+    if function is call_as_is:
+        return SINGLE
+    home = (getattr(function, "__module__", None) or "torch._C").split(".")[0]
+    if home != "torch" and not home.startswith("_"):
+        return UNKNOWN
+    if inspect.isfunction(function) and _is_annotated(function):
+        return SINGLE
+    return _by_schema(getattr(function, "__name__", ""))
+
+
+def _is_annotated(function: Callable[..., Any]) -> bool:
+    return inspect.signature(function).return_annotation in TENSOR
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_schema(name: str) -> str:
+    """By the schemas of the operator's overloads for tensors."""
+    if name.startswith("__i") or name in CASTS:
+        return SINGLE
+    packet = getattr(torch.ops.aten, name, None)
+    schemas = [getattr(packet, overload)._schema for overload in packet.overloads()] if packet is not None else []
+    returns = [
+        [str(value.type) for value in schema.returns]
+        for schema in schemas
+        if any("Tensor" in str(argument.type) for argument in schema.arguments)
+    ]
+    if not returns or not {"Tensor", "List[Tensor]"}.issuperset(itertools.chain(*returns)):
+        return UNKNOWN
+    return SINGLE if all(types == ["Tensor"] for types in returns) else SEVERAL
