@@ -14,7 +14,7 @@ import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
-from types import CodeType, FunctionType, MemberDescriptorType, ModuleType, SimpleNamespace
+from types import FunctionType, MemberDescriptorType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,26 +24,31 @@ from .clone import ATOMIC, STANDARD
 from .code import is_users, names_in, users_function
 
 MOST = 5000  # objects are looked into
-OPAQUE = (Tensor, nn.Module, fx.Proxy, fx.Node, FunctionType, ModuleType)
+FIXED = ATOMIC - {type, FunctionType}
+OPAQUE = (Tensor, nn.Module, fx.Proxy, fx.Node, ModuleType)
 SPACES = (SimpleNamespace, argparse.Namespace)
 CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, set, deque)
 
 Stream = tuple[Callable[[], Any], Callable[[Any], Any]]
+Outside = tuple[list[tuple[dict[str, Any], str]], list[FunctionType]]
 
 
 class State:
-    """What a module holds, and what its lists and objects and those that its code names globally hold, at one time."""
+    """What a module holds, and what its lists and objects and those that its code gets at hold, at one time."""
 
-    def __init__(self, module: nn.Module, names: Iterable[tuple[dict[str, Any], str]] = ()) -> None:
+    def __init__(self, module: nn.Module, outside: Outside = ([], [])) -> None:
+        names, functions = outside
         self.module = module
         self.attributes = dict(vars(module))
         self.globals = [(space, name, space.get(name)) for space, name in names]
         self.held: dict[int, tuple[Any, Any]] = {}
+        self.iterates = False  # over something, and does not say how far it is
         self.tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
         self.streams: dict[int, tuple[Stream, Any]] = {}
         self.empty = [v for key, v in self.attributes.items() if key in STANDARD and not v]  # nearly all of a module's
         self.add(v for key, v in self.attributes.items() if key not in STANDARD or v)
         self.add(value for *_, value in self.globals)
+        self.add(functions)
 
     def add(self, values: Iterable[Any]) -> None:
         """Look at more values."""
@@ -51,8 +56,9 @@ class State:
         while waiting:
             value = waiting.popleft()  # in what is large, something may be left out: rather what is deep inside
             kind = type(value)
-            if (kind in ATOMIC and kind is not type) or id(value) in self.held:
+            if kind in FIXED or id(value) in self.held:
                 continue
+            self.iterates = self.iterates or _iterates(kind)  # type: ignore[arg-type]
             if kind is Tensor and not value.is_inference() and id(value) not in self.tensors:
                 own = value.detach().clone() if value.numel() <= MOST else value
                 self.tensors[id(value)] = value, value._version, own
@@ -77,7 +83,8 @@ class State:
         if but:
             now, before = ({k: v for k, v in each.items() if k not in but} for each in (now, before))
         return (
-            now.keys() != before.keys()
+            self.iterates
+            or now.keys() != before.keys()
             or any(now[key] is not value for key, value in before.items())
             or any(self.empty)
             or any(space.get(name) is not value for space, name, value in self.globals)
@@ -104,18 +111,22 @@ class State:
         vars(self.module).update(self.attributes)
 
 
-def named_globally(kind: type[nn.Module]) -> list[tuple[dict[str, Any], str]]:
-    """The global names of data that the code of a module's class mentions, each with its file's names."""
+def outside(kind: type[nn.Module]) -> Outside:
+    """The data outside of a module that the code of its class gets at.
+
+    That is the global names that it mentions, each with its file's names, and the functions that keep something.
+    """
     found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
-    seen: set[CodeType] = set()
+    seen: set[FunctionType] = set()
     waiting = [users_function(getattr(kind, "forward", None))]
     while waiting:
         function = waiting.pop()
-        if function is None or function.__code__ in seen:
+        if function is None or function in seen:
             continue
-        seen.add(function.__code__)
+        seen.add(function)
         names = names_in(function.__code__)
         waiting += [users_function(getattr(kind, name, None)) for name in names]
+        waiting += map(users_function, _kept_by(function).values())
         spaces, files = [function.__globals__], set[int]()
         while spaces:
             space = spaces.pop()
@@ -129,7 +140,24 @@ def named_globally(kind: type[nn.Module]) -> list[tuple[dict[str, Any], str]]:
                     spaces.append(vars(value))
                 elif isinstance(value, type) or not isinstance(value, (nn.Module, fx.Proxy, fx.Node, ModuleType)):
                     found[id(space), name] = space, name
-    return list(found.values())
+    return list(found.values()), [function for function in seen if _kept_by(function)]
+
+
+def _kept_by(function: FunctionType) -> dict[str, Any]:
+    """What a function keeps from one call to the next: variables around it, attributes, values of its defaults."""
+    if not (function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__):
+        return {}
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    kept = {f"default {i}": value for i, value in enumerate(defaults)} | vars(function)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it may be empty
+            kept[name] = cell.cell_contents
+    return {name: value for name, value in kept.items() if not isinstance(value, type)}  # the class, for super()
+
+
+@functools.lru_cache(maxsize=256)
+def _iterates(kind: type) -> bool:
+    return hasattr(kind, "__next__") and not is_users(kind)
 
 
 @functools.lru_cache(maxsize=256)
@@ -164,6 +192,8 @@ def _content(value: Any) -> Any:
             return [*kind.__iter__(value)] if kind in (list, deque) else kind.copy(value)
     if isinstance(value, type):
         return {k: v for k, v in vars(value).items() if not k.startswith("__")} if is_users(value) else None
+    if isinstance(value, FunctionType):
+        return _kept_by(value) or None if users_function(value) else None
     if issubclass(type(value), SPACES) or is_users(type(value)):
         own = getattr(value, "__dict__", None)
         slots = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
@@ -184,6 +214,12 @@ def _put_back(value: Any, content: Any) -> None:
         for name in content:
             if vars(value).get(name) is not content[name]:
                 setattr(value, name, content[name])
+        return
+    if isinstance(value, FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            if name in content:
+                cell.cell_contents = content[name]
+        vars(value).update({name: content[name] for name in vars(value).keys() & content.keys()})
         return
     slots = _slots(type(value))
     for name in slots & content.keys():

@@ -34,7 +34,7 @@ from .code import Asks, asks, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece, iterate
 from .results import call_as_is
-from .state import State, named_globally
+from .state import Outside, State, outside
 from .symbols import InplaceProxy, TensorProxy
 from .walk import first_paths, join, named_tensors, walk
 from .watch import (
@@ -75,7 +75,7 @@ class Tracer(fx.Tracer):
         self.asked: set[str] = set()
         self.nones: set[fx.Node] = set()
         self.asks: Callable[[nn.Module], Asks] = functools.cache(asks)
-        self.globals: dict[type[nn.Module], list[tuple[dict[str, Any], str]]] = {}
+        self.outside: dict[type[nn.Module], Outside] = {}
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
@@ -83,11 +83,14 @@ class Tracer(fx.Tracer):
             self.tensor_names.setdefault(id(tensor), name)
         self.current = Call(root, "", None)
         self.calls.append(self.current)
-        state = self.current.state = State(root, self._named_globally(root))
+        state = self.current.state = State(root, self._outside(root))
         state.add({type(module) for _, module in walk(root)})
+        for _, module in walk(root):  # before names in the files are patched
+            self._outside(module)
         kept = weights_are_kept(root)
         try:
             self._check_identity(root)
+            _check_iterators(state)
             with torch.no_grad(), no_random(type(root).__name__), kept, contextlib.ExitStack() as patched:
                 for patch in (types_are_answered(self, root), factories_are_recorded(self), extremes_are_recorded()):
                     patched.enter_context(patch)
@@ -166,8 +169,9 @@ class Tracer(fx.Tracer):
         self.calls.append(call)
         self.current = call
         call.after = mark
-        state = call.state = State(m, self._named_globally(m))
+        state = call.state = State(m, self._outside(m))
         try:
+            _check_iterators(state)
             self._check_identity(m)
             if self.asks(m).argument and any(map(self._may_be_none, iterate((call.args, call.kwargs)))):
                 raise TypeError("its forward asks whether what code that cannot be traced gives is None")
@@ -345,11 +349,11 @@ class Tracer(fx.Tracer):
         assert self.current is not None
         self.current.guessed = True
 
-    def _named_globally(self, module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    def _outside(self, module: nn.Module) -> Outside:
         kind = type(module)
-        if kind not in self.globals:
-            self.globals[kind] = named_globally(kind)
-        return self.globals[kind]
+        if kind not in self.outside:
+            self.outside[kind] = outside(kind)
+        return self.outside[kind]
 
     def _nodes(self, value: Any) -> Any:
         if isinstance(value, fx.Proxy):
@@ -469,6 +473,11 @@ def _capture(
                     continue
                 waiting.append((inner_path, inner))
     return pieces, opaque
+
+
+def _check_iterators(state: State) -> None:
+    if state.iterates:
+        raise TypeError("its forward may go on with an iterator")
 
 
 def _check_arguments(module: nn.Module, path: str, callers: Iterable[nn.Module]) -> None:
