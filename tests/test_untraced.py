@@ -374,3 +374,38 @@ def test_an_argument_that_is_no_tensor() -> None:
         assert relative_error(merged(x, x), model(x, x)) < 1e-5
     with pytest.raises(ValueError, match="merged by fxrep for a tensor 'other'"):
         merged(x, 2.0)
+
+
+class RunsAClass(nn.Module):
+    """Runs the forward of a class, and not that of the module, which is a subclass's once it is merged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = Branch()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e9:
+            return x
+        return self.branch(x) + Branch.forward(self.branch, x * 2)
+
+
+def test_the_forward_of_a_class_is_run_by_untraced_code() -> None:
+    model = randomize(RunsAClass()).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+class Alternating(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        start = x
+        for i, module in enumerate(self):
+            x = module(x) + (start if i % 2 == 0 else 0)
+        return x
+
+
+def test_a_slice_of_a_chain_with_a_forward_of_its_own_is_refused() -> None:
+    model = Alternating(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+    merged = fxrep.reparameterize(randomize(model).double().eval())
+    assert fxrep.report(merged).merged
+    with pytest.raises(TypeError, match="take the slice, then merge it"):
+        merged[:2]

@@ -125,6 +125,18 @@ def _asks_for_types(code: CodeType) -> bool:
     return any(_asks_for_types(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
+def classes_run_by(module: nn.Module) -> frozenset[type[nn.Module]]:
+    """The user's classes of modules that the code of ``module.forward`` names where it mentions ``forward``."""
+    _, functions = reachable_functions(module)
+    named = (
+        function.__globals__.get(name)
+        for function in functions
+        if "forward" in names_of(function)
+        for name in globals_in(function.__code__)
+    )
+    return frozenset(v for v in named if isinstance(v, type) and issubclass(v, nn.Module) and is_users(v))
+
+
 def may_pass(caller: nn.Module, child: str, positional: int, keywords: Collection[str]) -> bool:
     """Whether the code of ``caller`` may call a module that is named ``child`` with more than so many arguments.
 

@@ -15,6 +15,7 @@ import linecache
 import re
 import sys
 import zlib
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
@@ -90,7 +91,11 @@ class Rewritten:
         """Not a subclass that the base's author meant: registries and required keywords do not apply."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Code that makes another of its kind, as a slice of a ``Sequential`` does, gets one of its base."""
+        """Code that makes another of its kind gets one of its base: but for a slice of what is no mere sequence."""
+        own = issubclass(cls._fxrep_base, nn.Sequential) and cls._fxrep_base.forward is not nn.Sequential.forward
+        if own and args and isinstance(args[0], OrderedDict):
+            name = cls._fxrep_base.__qualname__
+            raise TypeError(f"this {name} was merged by fxrep as a whole: take the slice, then merge it")
         try:
             return cls._fxrep_base(*args, **kwargs)
         except TypeError:

@@ -241,6 +241,8 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
         return "code that cannot be traced mentions a module in it, which it may look at or change"
     if any(usage.called(join(piece.path, call.path)) for call in changed):
         return "code that cannot be traced may call a part of it on its own"
+    if any(usage.run_by_class(call.module) for call in _rewritten(placement)):
+        return "code that cannot be traced runs the forward of a class that would have another"
     if any(usage.told_apart(join(piece.path, call.path)) for call in _rewritten(placement)):
         return "code that cannot be traced asks for the class of a module whose forward would change"
     site, owner = placement.site, piece.call_of[placement.site]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from torch import fx, nn
 
 from ..analysis.program import Program
-from ..capture.code import asks_for_types, entry_chains, entry_points, reachable_names, touched_names
+from ..capture.code import asks_for_types, classes_run_by, entry_chains, entry_points, reachable_names, touched_names
 from ..capture.piece import Call, Piece
 from ..capture.walk import join, modules_in, tensors, walk_paths
 
@@ -110,6 +110,10 @@ class Usage:
         """Whether such code may ask for the class of the module at ``path``."""
         return any(code.asks_for_types and code.reaches(steps) for code, steps in self._around(path))
 
+    def run_by_class(self, module: nn.Module) -> bool:
+        """Whether such code may run the forward of its class on ``module``: ``Block.forward(self.block, x)``."""
+        return any(isinstance(module, tuple(code.classes)) for code in self.unseen.values())
+
     def listed(self, path: str, module: nn.Module) -> bool:
         """Whether such code may come by a child that is new in ``module``, at ``path``."""
         new = "0" if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) else "merged"
@@ -127,18 +131,19 @@ class Usage:
 class Unseen:
     """What code that could not be traced may do with the modules in it, as far as the names in it tell.
 
-    ``touched`` are names of what it reads something off, or sets.
+    ``touched`` are names of what it reads something off, or sets; ``classes``, those whose forward it mentions.
     """
 
     names: set[str]
     touched: set[str]
     asks_for_types: bool
+    classes: frozenset[type[nn.Module]]
 
     @classmethod
     def of(cls, module: nn.Module) -> Unseen:
         others = set[str]().union(*entry_points(type(module))) - LISTS - WALKS  # such as those that set weights
         touched = touched_names(module)
-        return cls(reachable_names(module) | others | touched, touched, asks_for_types(module))
+        return cls(reachable_names(module) | others | touched, touched, asks_for_types(module), classes_run_by(module))
 
     def touches(self, name: str) -> bool:
         """Whether it may do more with a module of this name than to call it."""
