@@ -17,7 +17,7 @@ from .analysis.fills import in_place
 from .analysis.program import Program
 from .analysis.selection import Selection
 from .capture.changes import written_storages
-from .capture.code import has_own_code, reachable_names
+from .capture.code import has_own_code, is_flag, mentions
 from .capture.observe import Observation
 from .capture.piece import Call, Piece
 from .capture.scopes import Edits, Scope, build
@@ -180,7 +180,7 @@ def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
         _name(merge, taken, known)
     plan.edits = {analysis.program.piece: _edits(analysis, plan.merges) for analysis in plan.analyses}
     plan.scopes = {}
-    names: dict[type, set[str]] = {}
+    names: dict[type, tuple[set[str], set[str]]] = {}
     for call, merges in _changed_calls(plan.merges).items():
         piece, program = merges[0].first.piece, merges[0].region.program
         try:
@@ -193,18 +193,21 @@ def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
     return refused
 
 
-def _check_modes(call: Call, names: dict[type, set[str]]) -> None:
+def _check_modes(call: Call, names: dict[type, tuple[set[str], set[str]]]) -> None:
     """Raise ``Illegal`` if the code of a call looks at, or sets, a mode of torch's that its graph would not.
 
-    ``names`` are those that the code of a class is known to mention.
+    ``names`` are those that the code of a class is known to mention. A flag or a part of the module may be called like
+    a mode.
     """
     module = call.module
     if has_own_code(module):
-        modes = MODES & reachable_names(module)
+        own, other = mentions(module)
     else:
         if type(module) not in names:
-            names[type(module)] = reachable_names(module)
-        modes = MODES & names[type(module)]
+            names[type(module)] = mentions(module)
+        own, other = names[type(module)]
+    flags = {name for name in MODES & own if is_flag(module, name)}
+    modes = MODES & (other | (own - flags))
     if modes:
         raise Illegal(f"forward of '{call.path or 'the model'}' uses {min(modes)}, which its graph would not")
 

@@ -528,3 +528,26 @@ def test_autocast_is_left_alone() -> None:
     model, x = randomize(Auto()), torch.randn(2, 4, 6, 6)
     program = export(model, x, dynamic=False)
     assert torch.equal(run(fxrep.reparameterize(program).module(), x), run(program.module(), x))
+
+
+class Remembers(nn.Module):
+    """Writes to a buffer that it never reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.register_buffer("last", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        self.last.copy_(y.mean((0, 2, 3)))
+        return y * 2  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("skip", [(), "*"])
+def test_a_buffer_that_is_written_to_and_never_read(skip: Any) -> None:
+    model, x = randomize(Remembers()).double().eval(), torch.randn(2, 4, 5, 5).double()
+    program = torch.export.export(model, (x,)).run_decompositions()
+    merged = fxrep.reparameterize(program, skip=skip).module()
+    assert relative_error(run(merged, x), run(program.module(), x)) <= 1e-9
+    assert relative_error(merged.get_buffer("last"), model.norm(model.conv(x)).mean((0, 2, 3))) <= 1e-9

@@ -1237,3 +1237,59 @@ def test_a_write_to_what_a_child_hands_a_copy_of() -> None:
     merged = fxrep.reparameterize(model)
     for found, expected in zip(run(merged, image()), run(model, image()), strict=True):
         assert relative_error(found, expected) < 1e-5
+
+
+# As blocks spell it: the name is in the code.
+FLAGS: dict[str, Any] = {
+    "inference_mode": lambda m, x: m.merged(x) if m.inference_mode else m.a(x) + m.b(x) + m.norm(x),
+    "no_grad": lambda m, x: m.merged(x) if m.no_grad else m.a(x) + m.b(x) + m.norm(x),
+    "autocast": lambda m, x: m.merged(x) if m.autocast else m.a(x) + m.b(x) + m.norm(x),
+    "backward": lambda m, x: m.merged(x) if m.backward else m.a(x) + m.b(x) + m.norm(x),
+    "deploy": lambda m, x: m.merged(x) if m.deploy else m.a(x) + m.b(x) + m.norm(x),
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_of_the_blocks_own_has_the_name_of_a_mode_of_torchs(flag: str) -> None:
+    class Block(nn.Module):
+        forward = FLAGS[flag]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+            setattr(self, flag, False)
+
+    model = randomize(Block()).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert sum(isinstance(module, nn.Conv2d) for module in merged.modules()) == 1
+    assert relative_error(merged(x), model(x)) <= 1e-9
+
+
+def test_a_mode_of_torchs_that_a_module_holds_is_none_of_its_flags() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.no_grad = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), torch.no_grad
+
+        def forward(self, x: Tensor) -> Any:
+            with self.no_grad():
+                return self.a(x) + self.b(x)
+
+    merged = fxrep.reparameterize(randomize(Block()).double().eval())
+    assert not merged(torch.randn(2, 4, 5, 5).double()).requires_grad
+
+
+def test_a_graph_keeps_the_defaults_of_its_arguments() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor, factor: float = 2.0, mask: Tensor | None = None) -> Any:
+            return self.norm(self.conv(x)) * factor
+
+    graph = torch.fx.symbolic_trace(randomize(Scaled()).double().eval())
+    x = torch.randn(2, 4, 5, 5).double()
+    for traced in (fxrep.trace(graph), fxrep.reparameterize(fxrep.trace(graph))):
+        for arguments in ((x,), (x, 3.0), (x, 2.0, None)):
+            assert relative_error(traced(*arguments), graph(*arguments)) <= 1e-9

@@ -13,6 +13,7 @@ import textwrap
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
@@ -34,6 +35,33 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
     """
     forward, functions = reachable_functions(module)
     return set[str]().union(*(names_of(f) for f in functions if not (but_forward and f is forward)))
+
+
+def mentions(module: nn.Module) -> tuple[set[str], set[str]]:
+    """As ``reachable_names``, in two parts: those that are read off ``self`` somewhere, and those that are not only."""
+    _, functions = reachable_functions(module)
+    decorators = (names_of(f) - names_in(f.__code__) for f in functions)
+    parts = [_mentions(function.__code__) for function in functions]
+    return set[str]().union(*(own for own, _ in parts)), set[str]().union(*(o for _, o in parts), *decorators)
+
+
+def is_flag(module: nn.Module, name: str) -> bool:
+    """Whether an attribute of a module is plain data, or a module in it: nothing of torch's under that name."""
+    value = vars(module).get(name, vars(module)["_modules"].get(name, getattr(type(module), name, None)))
+    return isinstance(value, nn.Module) or (type(value) in DATA and value is not None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _mentions(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The names that are read off the first argument, and the global names and those read off anything else."""
+    own, other, steps = set[str](), set[str](), _steps(code)
+    for before, step in pairwise(steps):
+        if step.opname in READS and _is_self(before, code):
+            own.add(step.argval)
+        elif step.opname in READS or step.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_SUPER", "IMPORT")):
+            other.add(step.argval)
+    inner = [_mentions(c) for c in code.co_consts if isinstance(c, CodeType)]
+    return frozenset(own), frozenset(other).union(*(o for o, _ in inner), *(o for _, o in inner))
 
 
 def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[FunctionType]]:
@@ -287,7 +315,7 @@ def _is_none(step: dis.Instruction) -> bool:
 
 
 def _is_self(step: dis.Instruction, code: CodeType) -> bool:
-    return step.opname.startswith("LOAD_FAST") and _flat(step.argval)[-1] == code.co_varnames[0]
+    return step.opname.startswith("LOAD_FAST") and _flat(step.argval)[-1:] == code.co_varnames[:1]
 
 
 def _flat(names: Any) -> tuple[str, ...]:

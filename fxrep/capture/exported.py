@@ -79,7 +79,7 @@ class Exported:
     """A program to be rewritten: ``piece`` holds a copy of its graph, whose weights are all attributes.
 
     ``inputs`` are the inputs that stand for weights, by the name of the attribute; ``marks``, nodes that say what the
-    program does besides its graph: write to a buffer at the end.
+    program does besides its graph: write to a buffer at the end, one of ``written``.
     """
 
     def __init__(self, model: ExportedProgram | fx.GraphModule) -> None:
@@ -87,6 +87,7 @@ class Exported:
         self.graph = _same_names(copy.deepcopy(model.graph), model.graph)
         self.inputs: dict[str, fx.Node] = {}
         self.marks: list[fx.Node] = []
+        self.written: set[str] = set()
         self.holder = nn.Module().eval()
         self.added: dict[str, tuple[fx.Node, nn.Parameter]] = {}
         self.dead: set[str] = set()
@@ -121,6 +122,7 @@ class Exported:
                 with self.graph.inserting_before(output):
                     write = self.graph.call_function(torch.ops.aten.copy_.default, (attributes[spec.target], value))
                 self.marks.append(write)
+                self.written.add(str(spec.target))
 
     def _lift_graph(self) -> None:
         for node in self.graph.find_nodes(op="placeholder"):
@@ -236,7 +238,7 @@ class Exported:
         added = [node for node, _ in self.added.values()]
         reads = [n for n in self.graph.nodes if n.op == "call_module" or (n.op == "get_attr" and n.users)]
         read = {str(n.target) for n in reads if n not in added}
-        dead = self.used - read
+        dead = self.used - read - self.written
         gone = {id(find_tensor(self.holder, path)) for path in dead}
         dead |= {path for path in self.idle if id(find_tensor(self.holder, path)) in gone}  # another name for it
         emptied = {path.rpartition(".")[0] for path in dead} - {path.rpartition(".")[0] for path in read}

@@ -125,7 +125,8 @@ class Tracer(fx.Tracer):
                 continue
             if parameter.kind is parameter.KEYWORD_ONLY:
                 raise TypeError(f"forward() takes the keyword-only argument '{name}'")
-            proxy = self.create_proxy("placeholder", name, (), {})
+            default = () if parameter.default is parameter.empty else (parameter.default,)
+            proxy = self.create_proxy("placeholder", name, default, {})
             self.current.args += (proxy.node,)
             arguments.append(proxy)
         if len(arguments) == 1:

@@ -53,6 +53,8 @@ def normalize(
     """The norm of ``x`` with the given statistics."""
     if mean is None or var is None:
         raise Illegal(f"{op.program.describe(op.node)} has no running statistics and normalises by the batch")
+    if not isinstance(eps, float | int):
+        raise Illegal(f"the program computes the eps of {op.program.describe(op.node)}")
     value = op.value(x)
     factor = (var.double() + eps).rsqrt_()
     if weight is not None:
