@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import fxrep
 from tests import questions
@@ -83,6 +86,10 @@ VALUES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "__class__ ==": lambda m, x, y: yes(y.__class__ == Tensor),
     "item()": lambda m, x, y: yes(isinstance(y.mean().item(), float)),
     "tolist()": lambda m, x, y: yes(isinstance(y.mean((0, 2, 3)).tolist(), list)),
+    "a maximum and its places": lambda m, x, y: yes(
+        isinstance(F.max_pool2d(y, 2, return_indices=True), tuple)
+        and isinstance(nn.MaxPool2d(2, return_indices=True)(y), tuple)
+    ),
     "several": lambda m, x, y: yes(isinstance(y.chunk(2, 1), tuple)),
     "a tensor made of it": lambda m, x, y: torch.tensor(x.detach()).mean(),  # torch's C code took the symbol for one
     "a tensor made of a size": lambda m, x, y: torch.tensor(x.shape[2]),
@@ -128,7 +135,16 @@ class Untraced(nn.Module):
         if x.sum() > 1e9:
             return x
         y = self.conv(x)
-        return {"tensor": y, "tuple": (y, None), "list": [y], "dict": {"a": y}, "number": 2.0, "none": None}[self.kind]
+        results: dict[str, Any] = {
+            "tensor": y,
+            "tuple": (y, None),
+            "list": [y],
+            "dict": {"a": y},
+            "number": 2.0,
+            "none": None,
+        }
+        results["array"] = np.ones(3)
+        return {**results, "nested": {"a": (y,)}, "object": SimpleNamespace(data=(y,))}[self.kind]
 
 
 class Around(nn.Module):
@@ -152,7 +168,7 @@ class Within(nn.Module):
         self.untraced, self.asking = Untraced(kind), Asking(ask)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.asking(self.untraced(x), x)
+        return self.asking(self.untraced(x.clone()), x)
 
 
 class Asking(nn.Module):
@@ -180,6 +196,11 @@ RESULTS: dict[str, tuple[str, Callable[[Any, Tensor], Any]]] = {
     "a number": ("number", lambda found, y: yes(isinstance(found, float))),
     "its type": ("tuple", lambda found, y: yes(type(found) is tuple)),
     "an item": ("dict", lambda found, y: yes(hasattr(found, "values") and isinstance(found["a"], Tensor))),
+    "an item that is a tuple": ("nested", lambda found, y: yes(isinstance(found["a"], tuple))),
+    "an item of an item": ("nested", lambda found, y: yes(isinstance(found["a"][0], tuple))),
+    "what a method gives": ("dict", lambda found, y: yes(isinstance(found.copy(), dict))),
+    "what a method of an array gives": ("array", lambda found, y: yes(isinstance(found.mean(), Tensor))),
+    "an attribute": ("object", lambda found, y: yes(isinstance(found.data, tuple))),
     "no attribute": ("dict", lambda found, y: yes(hasattr(found, "mean"))),
     "callable": ("dict", lambda found, y: yes(callable(found))),
     "none": ("none", lambda found, y: yes(found is None)),
@@ -219,4 +240,51 @@ def test_an_argument_that_is_no_result_is_no_reason_to_stop() -> None:
     model = randomize(Given()).double().eval()
     merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
     assert fxrep.report(merged).merged
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+@torch.fx.wrap
+def narrow(x: Tensor) -> tuple[Tensor, Tensor]:
+    """It is not traced: it asks for a value."""
+    return (x, x) if x.sum() > 1e9 else (x[:, :2], x[:, 2:])
+
+
+@torch.fx.wrap
+def nothing(x: Tensor) -> Any:
+    return x if x.sum() > 1e9 else None
+
+
+class HandsOn(Around):
+    """What it asks for comes from other modules and functions than the one that cannot be traced."""
+
+    def __init__(self, ask: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__("dict", ask)
+        self.identity, self.recurrent = nn.Identity(), nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) + self.b(x)
+        return y * self.ask(self, y)
+
+
+@pytest.mark.parametrize("case", ["identity", "lstm", "wrapped", "none"])
+def test_what_other_modules_and_functions_give(case: str) -> None:
+    asks: dict[str, Callable[[Any, Tensor], Any]] = {
+        "identity": lambda m, y: yes(isinstance(m.identity(m.untraced(y)), dict)),
+        "lstm": lambda m, y: yes(isinstance(m.recurrent(y.mean(1)[..., :4]), tuple)),
+        "none": lambda m, y: yes(nothing(y) is None),
+        "wrapped": lambda m, y: yes(isinstance(narrow(y), tuple)),
+    }
+    model = randomize(HandsOn(asks[case])).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+class HandsItem(Within):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.asking(self.untraced(x.clone())[1], x)  # type: ignore[no-any-return]
+
+
+def test_an_item_that_is_handed_on_may_be_none() -> None:
+    model = randomize(HandsItem("tuple", lambda found, y: yes(found is None))).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
     assert relative_error(run(merged, x), run(model, x)) <= 1e-9

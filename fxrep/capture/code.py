@@ -165,6 +165,10 @@ def classes_run_by(module: nn.Module) -> frozenset[type[nn.Module]]:
     return frozenset(v for v in named if isinstance(v, type) and issubclass(v, nn.Module) and is_users(v))
 
 
+def may_give_none(function: FunctionType) -> bool:
+    return any(_gives_none(reached.__code__) for reached in reachable_from([function]))
+
+
 def may_pass(caller: nn.Module, child: str, positional: int, keywords: Collection[str]) -> bool:
     """Whether the code of ``caller`` may call a module that is named ``child`` with more than so many arguments.
 
@@ -211,13 +215,13 @@ class Asks:
     """What the code of ``module.forward`` asks of values beside computing with them.
 
     ``identity``: whether a type, a device or a size *is* something, or of which class a value is in a way that no
-    symbol of one can answer. ``argument`` and ``result``: whether an argument, or anything that it computes, *is* None.
-    ``none``: whether it may give None. ``files``: the names of the files that it is written in.
+    symbol of one can answer. ``for_none``: whether anything but an attribute of ``self`` *is* None; ``for_other_none``,
+    but an argument, too. ``none``: whether it may give None. ``files``: the names of the files that it is written in.
     """
 
     identity: bool
-    argument: bool
-    result: bool
+    for_none: bool
+    for_other_none: bool
     none: bool
     files: frozenset[str]
 
@@ -240,15 +244,10 @@ _ASKS: weakref.WeakKeyDictionary[type, tuple[CodeType | None, Asks]] = weakref.W
 def _asks(forward: FunctionType | None, functions: Collection[FunctionType]) -> Asks:
     codes = [function.__code__ for function in functions]
     own = _asks_for_none(forward.__code__) if forward is not None else (False, False)
-    result = own[1] or any(any(_asks_for_none(f.__code__)) for f in functions if f is not forward)
-    identity = any(map(_asks_for_identity, codes)) or any(map(_dispatches, functions))
+    other = own[1] or any(any(_asks_for_none(f.__code__)) for f in functions if f is not forward)
+    identity = any(map(_asks_for_identity, codes))
     files = frozenset(str(function.__globals__.get("__name__")) for function in functions)
-    return Asks(identity, own[0], result, any(map(_gives_none, codes)), files)
-
-
-def _dispatches(function: FunctionType) -> bool:
-    """Whether it chooses another function by the class of its argument."""
-    return hasattr(function, "dispatch") and hasattr(function, "registry")
+    return Asks(identity, own[0] or other, other, any(map(_gives_none, codes)), files)
 
 
 @functools.lru_cache(maxsize=4096)

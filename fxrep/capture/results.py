@@ -52,10 +52,20 @@ def _gives(node: fx.Node, root: nn.Module) -> str:
         whole = node.args[0]
         known = isinstance(whole, fx.Node) and _gives(whole, root) == SINGLE
         return _by_schema(str(node.target)) if known else UNKNOWN
-    if getattr(node.target, "__module__", None) in ("_operator", "operator"):
-        tensors = any(_gives(n, root) == SINGLE for n in node.all_input_nodes if not is_number(n))
-        return SINGLE if tensors else UNKNOWN
-    return _by_function(node.target)
+    return SINGLE if _combines_tensors(node, root) else _by_function(node.target)
+
+
+def _combines_tensors(node: fx.Node, root: nn.Module) -> bool:
+    """Whether an operator of Python's is given a tensor, or what other operators make of one."""
+    waiting, seen = [node], set[fx.Node]()
+    while waiting:
+        n = waiting.pop()
+        if getattr(n.target, "__module__", None) == "_operator" and n.target is not operator.getitem:
+            waiting += [i for i in n.all_input_nodes if i not in seen and not is_number(i)]
+            seen.update(n.all_input_nodes)
+        elif n is not node and _gives(n, root) == SINGLE:
+            return True
+    return False
 
 
 def _called(module: nn.Module, node: fx.Node, root: nn.Module) -> str:
@@ -74,8 +84,7 @@ def _called(module: nn.Module, node: fx.Node, root: nn.Module) -> str:
 def _by_function(function: Callable[..., Any]) -> str:
     if function is call_as_is:
         return SINGLE
-    home = (getattr(function, "__module__", None) or "torch._C").split(".")[0]
-    if home != "torch" and not home.startswith("_"):
+    if (getattr(function, "__module__", None) or "torch").split(".")[0] != "torch":
         return UNKNOWN
     if inspect.isfunction(function) and _is_annotated(function):
         return SINGLE

@@ -42,6 +42,10 @@ class InplaceMixin:
     @abstractmethod
     def _text(self) -> str: ...
 
+    def _result(self) -> type:
+        known = gives_tensor(self.node, self.tracer.root)  # type: ignore[attr-defined]
+        return Tensor if known else self.tracer.refuse(type)
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):
             raise TypeError(f"an attribute of a tensor, .{name}, is assigned")
@@ -109,9 +113,7 @@ class InplaceAttribute(InplaceMixin, Attribute):
         return InplaceAttribute(self, name)
 
     def kind(self) -> type:
-        if self.attr in METADATA_TYPES:
-            return METADATA_TYPES[self.attr]
-        return Tensor if gives_tensor(self.node, self.tracer.root) else self.tracer.refuse(type)
+        return METADATA_TYPES[self.attr] if self.attr in METADATA_TYPES else self._result()
 
     def _is_metadata(self) -> bool:
         return self.attr in METADATA_ATTRIBUTES or isinstance(self.root, Attribute)
@@ -133,9 +135,7 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
         raise TypeError("the class of a value is assigned")
 
     def kind(self) -> type:
-        if is_number(self.node):
-            return number_type(self.node)
-        return Tensor if gives_tensor(self.node, self.tracer.root) else self.tracer.refuse(type)
+        return number_type(self.node) if is_number(self.node) else self._result()
 
     def _is_metadata(self) -> bool:
         return is_number(self.node)

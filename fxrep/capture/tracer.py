@@ -30,7 +30,7 @@ from torch.fx.node import Argument
 
 from .apart import Apart, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
-from .code import Asks, asks, may_pass
+from .code import Asks, asks, may_give_none, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece, iterate
 from .results import call_as_is
@@ -174,8 +174,8 @@ class Tracer(fx.Tracer):
         try:
             _check_iterators(state)
             self._check_identity(m)
-            if self.asks(m).argument and any(map(self._may_be_none, iterate((call.args, call.kwargs)))):
-                raise TypeError("its forward asks whether what code that cannot be traced gives is None")
+            if self.asks(m).for_none and any(map(self._may_be_none, iterate((call.args, call.kwargs)))):
+                raise TypeError("its forward may ask whether what code that cannot be traced gives is None")
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
             call.output, call.last = self._nodes(result), self._last_node()
@@ -255,6 +255,10 @@ class Tracer(fx.Tracer):
                 self._roll_back(mark, calls)
                 call.guessed = guessed  # it is called as it is
             self._keep_out(target, target.__name__, args, kwargs)
+            result = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+            if may_give_none(target):
+                self._note_none(result, target.__name__)
+            return result
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -279,12 +283,16 @@ class Tracer(fx.Tracer):
             self._keep_out(m, f"'{path}'", args, kwargs)
         result = self.create_proxy("call_module", path, args, kwargs)
         if m in self.opaque and (isinstance(m, torch.jit.ScriptModule) or self.asks(m).none):
-            assert self.current is not None
-            if self.asks(self.current.module).result:
-                self._guess()
-                raise TypeError(f"its forward may ask whether what '{path}', which is not traced, gives is None")
-            self.nones.add(result.node)
+            self._note_none(result, f"'{path}'")
         return result
+
+    def _note_none(self, result: fx.Proxy, name: str) -> None:
+        """Of what code that is not traced gives, which may be None."""
+        assert self.current is not None
+        if self.asks(self.current.module).for_other_none:
+            self._guess()
+            raise TypeError(f"its forward may ask whether what {name}, which is not traced, gives is None")
+        self.nones.add(result.node)
 
     def _check_identity(self, module: nn.Module) -> None:
         if self.asks(module).identity:

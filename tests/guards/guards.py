@@ -23,6 +23,7 @@ CONSTANTS = "tests/test_constants.py"
 FILLS = "tests/test_fills.py"
 EXPORT = "tests/test_export.py"
 HAZARDS = "tests/test_hazards.py"
+KEPT = "tests/test_kept.py"
 MAPS = "tests/test_convmap.py"
 OWN = "tests/test_guards.py"
 REGRESSIONS = "tests/test_regressions.py"
@@ -1533,6 +1534,12 @@ guard(
 
 guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
 guard(
+    "placement: forwards of classes",
+    "code that cannot be traced runs the forward of a class that was rewritten",
+    "if any(usage.run_by_class(call.module) for call in _rewritten(placement)):",
+    tests=(UNTRACED,),
+)
+guard(
     "placement: sizes of values that are passed on",
     "an assertion of the size of a value between two convolutions is told that of another",
     "if any(there <= at if before else there > at for there in resizing):",
@@ -1784,6 +1791,7 @@ guard(
 )
 
 # ----------------------------------------------------------------------------------------------- plan, weights, rewrite
+
 guard.of("plan.py", OWN, HAZARDS, REGRESSIONS, ANY, EXPORT)
 guard(
     "plan: copies",
@@ -2069,6 +2077,27 @@ guard(
     "not all(_same(_content(value), content)",
     "not all(True",
 )
+guard(
+    "state: functions",
+    "a counter in a variable around a function, in a default or on the function",
+    "return list(found.values()), [function for function in seen if _kept_by(function)]",
+    "return list(found.values()), []",
+    tests=(KEPT,),
+)
+guard(
+    "state: functions that a module holds",
+    "a counter in a variable around a function that a module holds",
+    "return _kept_by(value) or None if users_function(value) else None",
+    "return None",
+    tests=(KEPT,),
+)
+guard(
+    "state: iterators",
+    "an iterator is moved on, and does not say so",
+    "self.iterates = self.iterates or _iterates(kind)",
+    "pass",
+    tests=(KEPT,),
+)
 guard("state: globals", "a counter in a global", "any(space.get(name) is not value", "any(False")
 guard.of("capture/watch.py", ANY)
 guard(
@@ -2098,14 +2127,42 @@ guard(
 guard(
     "watch: types of elements",
     "whether a tensor is a DoubleTensor is not known",
-    "if isinstance(value, fx.Proxy) and any(type(k) is type(torch.FloatTensor) for k in kinds):",
+    "if any(type(k) is type(torch.FloatTensor) for k in kinds):",
     tests=(SYMBOLS,),
 )
 guard(
     "watch: isinstance()",
     "a symbol is a tensor",
-    "answer = answer or issubclass(value.kind(), kind)",
+    "return issubclass(self._kind(value), kinds) or fx.Proxy in kinds",
+    "return isinstance(value, kinds)",
+    tests=(SYMBOLS,),
+)
+guard(
+    "watch: files of helpers",
+    "a symbol is a tensor, wherever the code is",
+    "files.update({id(names): names for names in own})",
     "pass",
+    tests=(SYMBOLS,),
+)
+guard(
+    "watch: hasattr()",
+    "a symbol has attributes of every name",
+    "return hasattr(self._kind(value), name) if isinstance(value, InplaceMixin) else hasattr(value, name)",
+    "return hasattr(value, name)",
+    tests=(SYMBOLS,),
+)
+guard(
+    "watch: getattr() with a default",
+    "a symbol has attributes of every name",
+    "absent = default and isinstance(value, InplaceMixin) and not hasattr(self._kind(value), name)",
+    "absent = False",
+    tests=(SYMBOLS,),
+)
+guard(
+    "watch: callable()",
+    "a symbol can be called",
+    "return self._is_of(value, (Callable,)) if isinstance(value, InplaceMixin) else callable(value)",
+    "return callable(value)",
     tests=(SYMBOLS,),
 )
 guard(
@@ -2267,10 +2324,121 @@ guard(
     "elif not _is_stateless(value):",
     needless="a table that changes while it is traced is seen by then, and one that does not is read at each call",
 )
+guard.of("capture/results.py", APART, SYMBOLS)
 guard(
     "apart: what it gives later",
     "a merged forward was made for a method that gives a tensor",
     "if not isinstance(result, VALUES):",
+    tests=(APART,),
+)
+guard(
+    "results: modules that are not traced",
+    "what code that cannot be traced gives may be anything",
+    'if kind is None or "forward" in vars(module) or module._forward_hooks:',
+    "if kind is None: return SINGLE\n    if False:",
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: items",
+    "an item of what may be anything may be anything",
+    "return SINGLE if several == SINGLE or (several == SEVERAL and isinstance(index, int)) else UNKNOWN",
+    "return SINGLE",
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: methods",
+    "a dictionary has methods, too, of other results",
+    "return _by_schema(str(node.target)) if known else UNKNOWN",
+    "return _by_schema(str(node.target))",
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: attributes",
+    "the data of what may be anything may be anything",
+    "return SINGLE if name in PARTS and isinstance(whole, fx.Node) and _gives(whole, root) == SINGLE else UNKNOWN",
+    "return SINGLE",
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: pass-throughs",
+    "an identity gives what it is given",
+    "if kind is nn.Identity or issubclass(kind, nn.modules.dropout._DropoutNd):",
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: other modules of torch's",
+    "a recurrent layer gives a tuple",
+    'if _is_annotated(kind.forward) or getattr(module, "return_indices", None) is False:',
+    "if True:",
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: other functions",
+    "a function of the user's may give anything",
+    'if (getattr(function, "__module__", None) or "torch").split(".")[0] != "torch":',
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: numbers",
+    "item() gives a number",
+    'if not returns or not {"Tensor", "List[Tensor]"}.issuperset(itertools.chain(*returns)):',
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: several",
+    "chunk() gives a tuple",
+    'return SINGLE if all(types == ["Tensor"] for types in returns) else SEVERAL',
+    "return SINGLE",
+    tests=(SYMBOLS,),
+)
+
+guard.of("capture/code.py", SYMBOLS)
+guard(
+    "code: questions that no symbol hears",
+    "match and builtins.isinstance",
+    'if step.opname == "MATCH_CLASS" or (step.opname in READS and step.argval == "isinstance"):',
+)
+guard(
+    "code: __class__",
+    "the class of a symbol is asked for",
+    'if step.opname in READS and step.argval == "__class__" and not _is_self(steps[at - 1], code):',
+)
+guard(
+    "code: None in helpers",
+    "a function that is handed the value asks whether it is None",
+    "other = own[1] or any(any(_asks_for_none(f.__code__)) for f in functions if f is not forward)",
+    "other = own[1]",
+)
+guard(
+    "code: None that is an argument",
+    "forward asks whether its argument is None",
+    "argument = True",
+    "pass",
+)
+guard(
+    "code: None that was computed",
+    "forward asks whether a result is None",
+    "result = True",
+    "pass",
+)
+guard(
+    "code: giving None",
+    "code may give None",
+    'if (step.opname == "RETURN_CONST" and step.argval is None) or (_is_none(step) and then.opname != "IS_OP"):',
+)
+guard(
+    "code: modes that are held",
+    "what a module holds under the name of a mode may be the mode",
+    "return isinstance(value, nn.Module) or (type(value) in DATA and value is not None)",
+    "return True",
+    tests=(REGRESSIONS,),
+)
+guard(
+    "code: forwards of classes",
+    "code that cannot be traced runs the forward of a class that was rewritten",
+    "return frozenset(v for v in named if isinstance(v, type) and issubclass(v, nn.Module) and is_users(v))",
+    "return frozenset()",
+    tests=(UNTRACED,),
 )
 
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
@@ -2336,8 +2504,39 @@ guard(
 guard(
     "trace: identity",
     "a symbol of a type is no type",
-    "if asks_for_identity(module):",
+    "if self.asks(module).identity:",
     tests=(SYMBOLS,),
+)
+guard(
+    "trace: arguments that may be None",
+    "what code that cannot be traced gives is None, and another forward asks",
+    "if self.asks(m).for_none and any(map(self._may_be_none, iterate((call.args, call.kwargs)))):",
+    tests=(SYMBOLS,),
+)
+guard(
+    "trace: results that may be None",
+    "what code that cannot be traced gives is None, and its caller asks",
+    "if self.asks(self.current.module).for_other_none:",
+    tests=(SYMBOLS,),
+)
+guard(
+    "trace: functions that may give None",
+    "a function that is not traced gives None, and the code asks",
+    "if may_give_none(target):",
+    tests=(SYMBOLS,),
+)
+guard(
+    "trace: items that may be None",
+    "an item of what code that cannot be traced gives is None",
+    "whole = node.args[0] if node.target in (operator.getitem, getattr) else None",
+    "whole = None",
+    tests=(SYMBOLS,),
+)
+guard(
+    "trace: iterators",
+    "a trace would move an iterator of the caller's on",
+    "if state.iterates:",
+    tests=(KEPT,),
 )
 guard(
     "trace: arguments with defaults",
@@ -2458,7 +2657,7 @@ guard(
 guard(
     "symbols: classes",
     "a value is a tensor, wherever the code is",
-    "return number_type(self.node) if is_number(self.node) else Tensor",
+    "return number_type(self.node) if is_number(self.node) else self._result()",
     "return type(self)",
     tests=(SYMBOLS,),
 )
@@ -2577,6 +2776,12 @@ guard(
 
 guard.of("capture/forward.py", OWN, REGRESSIONS, ANY)
 guard(
+    "forward: slices",
+    "a slice of a chain with a forward of its own has that one, and the merged modules",
+    "if own and args and isinstance(args[0], OrderedDict):",
+    tests=(UNTRACED,),
+)
+guard(
     "forward: other values of attributes",
     "a forward for one value of an attribute refuses another",
     "guards = guards | {_attribute(path, name): value for (path, name), value in reads.items()}",
@@ -2671,6 +2876,13 @@ guard(
 
 guard.of("capture/exported.py", OWN, EXPORT)
 guard(
+    "exported: buffers that are written to",
+    "a program writes to a buffer that it never reads",
+    "dead = self.used - read - self.written",
+    "dead = self.used - read",
+    tests=(EXPORT,),
+)
+guard(
     "export: gradients", "a program that computes gradients is refused", "if signature.backward_signature is not None:"
 )
 guard(
@@ -2703,6 +2915,10 @@ GUARDS: list[Guard] = guard.guards
 
 # Refusals without which nothing would be wrong: the file, how the message begins, and why.
 NOT_GUARDS: dict[tuple[str, str], str] = {
+    (
+        "operators/norm.py",
+        "the program computes the eps",
+    ): "arithmetic with a node raises an error, which is a refusal, too",
     ("convmap.py", "the kernel of the two together"): "memory: an exact kernel that is too large to be worth it",
     ("convmap.py", "the kernel of all of them"): "memory: an exact kernel that is too large to be worth it",
     ("analysis/forms.py", "merging would cost more"): "cost: exact, but slower",
