@@ -78,43 +78,100 @@ def reachable_from(
 
     Without those in ``but`` and what only they go through.
     """
-    left_out = set(but)
-    functions: dict[FunctionType, None] = {}
-    spaces: list[dict[str, Any]] = [vars(module)] if module is not None else []
-    holders: set[type | ModuleType] = set()
-    names: set[str] = set()
-    waiting: list[object] = list(roots)
+    reached = _Reached(set(but))
+    if module is not None:
+        reached.spaces.append(vars(module))
+        reached.hold(type(module))
+    reached.waiting += roots
+    return reached.run()
 
-    def reach(value: object) -> None:
-        waiting.append(value)
-        waiting.extend(_items(value))  # a table of helpers, say
 
-    def hold(holder: type | ModuleType) -> None:
-        if holder not in holders and is_users(holder):
-            holders.add(holder)
-            space = _namespace(holder) if isinstance(holder, type) else vars(holder)
-            spaces.append(space)
-            for name in names & space.keys():
-                reach(space[name])
+class _Reached:
+    """Collects functions: a name that one of them mentions may be any attribute, of that name, of what they get at."""
 
-    hold(type(module))
-    while waiting:
-        value = waiting.pop()
-        hold(value if isinstance(value, ModuleType) else type(value))
-        function = users_function(value)
-        if function is None or function in functions or function in left_out:
-            continue
-        functions[function] = None
-        waiting += _enclosed(function)
-        mentioned = names_of(function)
-        for name in globals_in(function.__code__) & function.__globals__.keys():
-            reach(function.__globals__[name])
-        for name in mentioned - names:
-            for space in spaces:
-                if name in space:
-                    reach(space[name])
-        names |= mentioned
-    return list(functions)
+    def __init__(self, left_out: set[FunctionType]) -> None:
+        self.left_out = left_out
+        self.functions: dict[FunctionType, None] = {}
+        self.spaces: list[dict[str, Any]] = []
+        self.holders: set[type | ModuleType] = set()
+        self.names: set[str] = set()
+        self.waiting: list[object] = []
+        self.seen: set[int] = set()
+        self.kept: list[object] = []  # so that an id stays one's own
+
+    def run(self) -> list[FunctionType]:
+        while self.waiting:
+            value = self.waiting.pop()
+            if id(value) in self.seen or type(value) in DATA or isinstance(value, Tensor):
+                continue
+            self.seen.add(id(value))
+            self.kept.append(value)
+            self.waiting += _leads_to(value)
+            self.hold(value if isinstance(value, ModuleType | type) else type(value))
+            function = users_function(value)
+            if function is not None and function not in self.functions and function not in self.left_out:
+                self.functions[function] = None
+                self._look_into(function)
+        return list(self.functions)
+
+    def hold(self, holder: type | ModuleType) -> None:
+        """Look for what is mentioned in a class or a file, too."""
+        if holder in self.holders or not is_users(holder):
+            return
+        self.holders.add(holder)
+        spaces = [vars(holder)] if isinstance(holder, ModuleType) else [_namespace(holder)]
+        if isinstance(holder, type):
+            if not issubclass(holder, nn.Module):  # making one runs its constructor, say
+                self.waiting += (v for name, v in spaces[0].items() if name.startswith("__"))
+            if "super" in self.names:
+                spaces += _bases(holder)
+        self._search(spaces, self.names)
+
+    def _search(self, spaces: list[dict[str, Any]], names: set[str]) -> None:
+        self.spaces += spaces
+        self.waiting += (space[name] for space in spaces for name in names & space.keys())
+
+    def _look_into(self, function: FunctionType) -> None:
+        self.waiting += _enclosed(function)
+        mentioned, space = names_of(function), function.__globals__
+        self.waiting += (space[name] for name in globals_in(function.__code__) & space.keys())
+        new = mentioned - self.names
+        self.waiting += (space[name] for space in self.spaces for name in new & space.keys())
+        self.names |= new
+        if "super" in new:  # a method goes on with one that it overrides
+            self._search([base for h in self.holders if isinstance(h, type) for base in _bases(h)], self.names)
+        for name in imports_in(function.__code__):
+            for path in (name, f"{space.get('__package__')}.{name}"):
+                if path in sys.modules:
+                    self.hold(sys.modules[path])
+
+
+def _leads_to(value: object) -> Collection[object]:
+    """What an object goes on with when it is called, or is read off a class: what it wraps, and has beside it."""
+    if isinstance(value, MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, property):
+        return (value.fget,)
+    if isinstance(value, functools.cached_property):
+        return (value.func,)
+    if isinstance(value, functools.partial):
+        return value.func, *value.args, *value.keywords.values()
+    wrapped = getattr(value, "__wrapped__", None) if callable(value) else None
+    if wrapped is not None:
+        return (wrapped,)
+    return _items(value)  # a table of helpers, say
+
+
+def _bases(holder: type) -> list[dict[str, Any]]:
+    return [dict(vars(base)) for base in holder.__mro__[1:] if is_users(base)]
+
+
+@functools.lru_cache(maxsize=4096)
+def imports_in(code: CodeType) -> frozenset[str]:
+    """The files that a function's code imports."""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    own = (i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME")
+    return frozenset(own).union(*map(imports_in, inner))
 
 
 def has_own_code(module: nn.Module) -> bool:

@@ -12,21 +12,21 @@ import operator
 import pickle
 import random
 import sys
-from collections import OrderedDict, deque
+from collections import ChainMap, OrderedDict, UserDict, UserList, deque
 from collections.abc import Callable, Collection, Iterable
-from types import FunctionType, MemberDescriptorType, ModuleType, SimpleNamespace
+from types import BuiltinMethodType, FunctionType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from .clone import ATOMIC, STANDARD
-from .code import is_users, names_in, users_function
+from .code import is_users, names_in, reachable_functions, users_function
 
 MOST = 5000  # objects are looked into
 FIXED = ATOMIC - {type, FunctionType}
 OPAQUE = (Tensor, nn.Module, fx.Proxy, fx.Node, ModuleType)
-SPACES = (SimpleNamespace, argparse.Namespace)
+SPACES = (SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap)
 CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, set, deque)
 
 Stream = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -111,22 +111,15 @@ class State:
         vars(self.module).update(self.attributes)
 
 
-def outside(kind: type[nn.Module]) -> Outside:
-    """The data outside of a module that the code of its class gets at.
+def outside(module: nn.Module) -> Outside:
+    """The data outside of a module that its code gets at.
 
     That is the global names that it mentions, each with its file's names, and the functions that keep something.
     """
     found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
-    seen: set[FunctionType] = set()
-    waiting = [users_function(getattr(kind, "forward", None))]
-    while waiting:
-        function = waiting.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
+    _, functions = reachable_functions(module)
+    for function in functions:
         names = names_in(function.__code__)
-        waiting += [users_function(getattr(kind, name, None)) for name in names]
-        waiting += map(users_function, _kept_by(function).values())
         spaces, files = [function.__globals__], set[int]()
         while spaces:
             space = spaces.pop()
@@ -135,12 +128,11 @@ def outside(kind: type[nn.Module]) -> Outside:
             files.add(id(space))
             for name in names & space.keys():
                 value = space[name]
-                waiting.append(users_function(value))
                 if isinstance(value, ModuleType) and is_users(value):
                     spaces.append(vars(value))
                 elif isinstance(value, type) or not isinstance(value, (nn.Module, fx.Proxy, fx.Node, ModuleType)):
                     found[id(space), name] = space, name
-    return list(found.values()), [function for function in seen if _kept_by(function)]
+    return list(found.values()), [function for function in functions if _kept_by(function)]
 
 
 def _kept_by(function: FunctionType) -> dict[str, Any]:
@@ -194,6 +186,10 @@ def _content(value: Any) -> Any:
         return {k: v for k, v in vars(value).items() if not k.startswith("__")} if is_users(value) else None
     if isinstance(value, FunctionType):
         return _kept_by(value) or None if users_function(value) else None
+    if isinstance(value, functools.partial):
+        return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
+    if isinstance(value, MethodType | BuiltinMethodType):
+        return {"self": value.__self__}
     if issubclass(type(value), SPACES) or is_users(type(value)):
         own = getattr(value, "__dict__", None)
         slots = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
@@ -220,6 +216,8 @@ def _put_back(value: Any, content: Any) -> None:
             if name in content:
                 cell.cell_contents = content[name]
         vars(value).update({name: content[name] for name in vars(value).keys() & content.keys()})
+        return
+    if isinstance(value, functools.partial | MethodType | BuiltinMethodType):
         return
     slots = _slots(type(value))
     for name in slots & content.keys():

@@ -30,7 +30,7 @@ from torch.fx.node import Argument
 
 from .apart import Apart, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
-from .code import Asks, asks, may_give_none, may_pass
+from .code import Asks, asks, has_own_code, may_give_none, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece, iterate
 from .results import call_as_is
@@ -84,7 +84,7 @@ class Tracer(fx.Tracer):
         self.current = Call(root, "", None)
         self.calls.append(self.current)
         state = self.current.state = State(root, self._outside(root))
-        state.add({type(module) for _, module in walk(root)})
+        state.add({base for _, module in walk(root) for base in type(module).__mro__})
         for _, module in walk(root):  # before names in the files are patched
             self._outside(module)
         kept = weights_are_kept(root)
@@ -359,9 +359,11 @@ class Tracer(fx.Tracer):
         self.current.guessed = True
 
     def _outside(self, module: nn.Module) -> Outside:
+        if has_own_code(module):
+            return outside(module)
         kind = type(module)
         if kind not in self.outside:
-            self.outside[kind] = outside(kind)
+            self.outside[kind] = outside(module)
         return self.outside[kind]
 
     def _nodes(self, value: Any) -> Any:

@@ -74,14 +74,17 @@ class types_are_answered:
         answers = {"isinstance": self.is_instance, "hasattr": self.has_attribute, "getattr": self.get_attribute,
                    "callable": self.is_callable, "type": Type}  # fmt: skip
         self.files = [(names, {k: v for k, v in answers.items() if k not in names}) for names in files.values()]
+        self.renamed = [(names, k) for names in (*files.values(), vars(torch)) for k in names if names[k] is IS_TENSOR]
 
     def __enter__(self) -> None:
         for names, own in self.files:
             names.update(own)
-        vars(torch)["is_tensor"] = self.is_tensor
+        for names, name in self.renamed:
+            names[name] = self.is_tensor
 
     def __exit__(self, *_: object) -> None:
-        vars(torch)["is_tensor"] = IS_TENSOR
+        for names, name in self.renamed:
+            names[name] = IS_TENSOR
         for names, own in self.files:
             for name in own:
                 del names[name]
