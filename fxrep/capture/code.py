@@ -304,13 +304,23 @@ def _asks(forward: FunctionType | None, functions: Collection[FunctionType]) -> 
     other = own[1] or any(any(_asks_for_none(f.__code__)) for f in functions if f is not forward)
     identity = any(map(_asks_for_identity, codes))
     files = frozenset(str(function.__globals__.get("__name__")) for function in functions)
-    return Asks(identity, own[0] or other, other, any(map(_gives_none, codes)), files)
+    none = any(map(_gives_none, codes)) or any(map(_makes_object, functions))
+    return Asks(identity, own[0] or other, other, none, files)
+
+
+def _makes_object(function: FunctionType) -> bool:
+    """Whether a function may look something up, or makes an object that may hold None and be asked for it."""
+    named = (function.__globals__.get(name) for name in globals_in(function.__code__))
+    kinds = (v for v in named if isinstance(v, type) and is_users(v) and not issubclass(v, nn.Module))
+    return "get" in names_in(function.__code__) or any(any(v is None for v in vars(kind).values()) for kind in kinds)
 
 
 @functools.lru_cache(maxsize=4096)
 def _asks_for_identity(code: CodeType) -> bool:
     steps = _steps(code)
     for at, step in enumerate(steps):
+        if step.opname in READS and step.argval in GRADIENTS:
+            return True
         if step.opname == "MATCH_CLASS" or (step.opname in READS and step.argval == "isinstance"):
             return True
         if step.opname in READS and step.argval == "__class__" and not _is_self(steps[at - 1], code):
@@ -327,10 +337,9 @@ def _asks_for_identity(code: CodeType) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _asks_for_none(code: CodeType) -> tuple[bool, bool]:
-    """Whether code asks if an argument, or any other value but an attribute of ``self`` or a global, is None."""
+    """Whether code asks if an argument, or anything else that a call or an item may have given, is None."""
     steps, argument, result = _steps(code), False, False
-    stored = {name for step in steps if "STORE_FAST" in step.opname for name in _flat(step.argval)}
-    given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - stored
+    given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     for at, step in enumerate(steps):
         if step.opname == "IS_OP" and _is_none(steps[at - 1]):
             asked = at - 2
@@ -338,27 +347,75 @@ def _asks_for_none(code: CodeType) -> tuple[bool, bool]:
             asked = at - 1
         else:
             continue
-        operand = steps[asked]
-        if operand.opname.startswith("LOAD_FAST") and _flat(operand.argval)[-1] in given:
-            argument = True
-        elif operand.opname not in ("LOAD_GLOBAL", "LOAD_NAME") and not (
-            operand.opname in READS and _is_self(steps[asked - 1], code)
-        ):
-            result = True
+        sources = _sources(steps, asked, code)
+        argument = argument or not given.isdisjoint(sources)
+        result = result or "" in sources
     inner = (any(_asks_for_none(c)) for c in code.co_consts if isinstance(c, CodeType))
     return argument, result or any(inner)
 
 
+def _sources(steps: list[dis.Instruction], at: int, code: CodeType) -> set[str]:
+    """The arguments that the value of step ``at`` may be, and "" if what a call gives, or an item, may be it."""
+    found, seen, waiting = set[str](), set[int](), [at]
+    while waiting:
+        at = waiting.pop()
+        if at in seen or at < 0:
+            continue
+        seen.add(at)
+        step = steps[at]
+        if step.opname.startswith("LOAD_FAST"):
+            name = _flat(step.argval)[-1]
+            found.add(name)
+            stores = (n for n, s in enumerate(steps) if "STORE_FAST" in s.opname and name in _flat(s.argval))
+            for store in stores:
+                jumps = [n for n, s in enumerate(steps) if "JUMP" in s.opname and s.argval == steps[store].offset]
+                waiting += [store - 1, *(n - 1 for n in jumps)]
+                if len(_flat(steps[store].argval)) > 1 or (store and steps[store - 1].opname.startswith("UNPACK")):
+                    found.add("")
+        elif step.opname.startswith(("JUMP", "RETURN")) or step.opname in ("COPY", "DUP_TOP", "SWAP"):
+            waiting.append(at - 1)
+        elif not (_computes(step) or _reads_self(steps, at, code)):
+            found.add("")
+    return found
+
+
+def _computes(step: dis.Instruction) -> bool:
+    """Whether a step gives what is never None by chance: a constant, a number, a new list."""
+    known = ("LOAD_CONST", "LOAD_GLOBAL", "LOAD_NAME", "BUILD", "UNARY", "COMPARE", "BINARY_ADD", "BINARY_MUL")
+    return step.opname.startswith(known) or (step.opname == "BINARY_OP" and step.argrepr != "[]")
+
+
+def _reads_self(steps: list[dis.Instruction], at: int, code: CodeType) -> bool:
+    """Whether step ``at`` reads ``self.name``, or is the call in ``getattr(self, "name", None)``."""
+    called = steps[max(at - 4, 0) : at]
+    return (steps[at].opname in READS and _is_self(steps[at - 1], code)) or (
+        len(called) == 4
+        and steps[at].opname.startswith("CALL")
+        and called[0].argval == "getattr"
+        and _is_self(called[1], code)
+        and all(step.opname.startswith("LOAD_CONST") for step in called[2:])
+    )
+
+
 @functools.lru_cache(maxsize=4096)
 def _gives_none(code: CodeType) -> bool:
-    """Whether code mentions None for anything but a comparison; where it may end without a value, it does."""
+    """Whether code mentions None for more than a comparison, an argument or a place in a tensor."""
     steps = _steps(code)
-    for step, then in zip(steps, [*steps[1:], steps[-1]], strict=True):
-        if (step.opname == "RETURN_CONST" and step.argval is None) or (_is_none(step) and then.opname != "IS_OP"):
+    for at, step in enumerate(steps):
+        if step.opname == "RETURN_CONST" and step.argval is None:
             return True
+        if _is_none(step) and code.co_name != "__init__":
+            after = (s for s in steps[at + 1 :] if not s.opname.startswith(PASSING))
+            used = next(after, step)
+            if used.opname == "BUILD_TUPLE":
+                used = next(after, step)
+            if not used.opname.startswith(("CALL", "BINARY_S", "STORE_S", "IS_OP", "COMPARE")) and used.argrepr != "[]":
+                return True
     return any(_gives_none(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
+PASSING = ("LOAD", "PUSH_NULL", "KW_NAMES", "BUILD_SLICE", "PRECALL")
+GRADIENTS = {"grad", "grad_fn"}  # which a symbol always has
 READS = {"LOAD_ATTR", "LOAD_METHOD"}
 
 

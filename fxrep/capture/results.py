@@ -51,21 +51,25 @@ def _gives(node: fx.Node, root: nn.Module) -> str:
     if node.op == "call_method":
         whole = node.args[0]
         known = isinstance(whole, fx.Node) and _gives(whole, root) == SINGLE
-        return _by_schema(str(node.target)) if known else UNKNOWN
+        return _by_schema(str(node.target)) if known and not node.kwargs.get("as_tuple") else UNKNOWN
+    if node.kwargs.get("as_tuple"):
+        return UNKNOWN
     return SINGLE if _combines_tensors(node, root) else _by_function(node.target)
 
 
 def _combines_tensors(node: fx.Node, root: nn.Module) -> bool:
-    """Whether an operator of Python's is given a tensor, or what other operators make of one."""
+    """Whether an operator of Python's is given tensors and numbers, or what other operators make of such."""
     waiting, seen = [node], set[fx.Node]()
     while waiting:
         n = waiting.pop()
         if getattr(n.target, "__module__", None) == "_operator" and n.target is not operator.getitem:
+            if any(isinstance(argument, list | tuple | dict) for argument in n.args):
+                return False
             waiting += [i for i in n.all_input_nodes if i not in seen and not is_number(i)]
             seen.update(n.all_input_nodes)
-        elif n is not node and _gives(n, root) == SINGLE:
-            return True
-    return False
+        elif n is node or _gives(n, root) != SINGLE:
+            return False
+    return bool(seen)
 
 
 def _called(module: nn.Module, node: fx.Node, root: nn.Module) -> str:

@@ -26,6 +26,7 @@ from .code import is_users, names_in, reachable_functions, users_function
 MOST = 5000  # objects are looked into
 FIXED = ATOMIC - {type, FunctionType}
 OPAQUE = (Tensor, nn.Module, fx.Proxy, fx.Node, ModuleType)
+NAMESPACES = {"__builtins__", "__build_class__", "__spec__"}  # what files have, and nobody may restore
 SPACES = (SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap)
 CONTAINERS: tuple[type[Any], ...] = (OrderedDict, dict, list, set, deque)
 
@@ -56,7 +57,7 @@ class State:
         while waiting:
             value = waiting.popleft()  # in what is large, something may be left out: rather what is deep inside
             kind = type(value)
-            if kind in FIXED or id(value) in self.held:
+            if kind in FIXED or id(value) in self.held or (kind is dict and not NAMESPACES.isdisjoint(value)):
                 continue
             self.iterates = self.iterates or _iterates(kind)  # type: ignore[arg-type]
             if kind is Tensor and not value.is_inference() and id(value) not in self.tensors:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 
 from .kinds import METADATA_ATTRIBUTES, is_number, reads_metadata
@@ -42,9 +42,12 @@ class InplaceMixin:
     @abstractmethod
     def _text(self) -> str: ...
 
-    def _result(self) -> type:
-        known = gives_tensor(self.node, self.tracer.root)  # type: ignore[attr-defined]
-        return Tensor if known else self.tracer.refuse(type)
+    def _result(self: Any) -> type:
+        return Tensor if gives_tensor(self.node, self.tracer.root) else self.tracer.refuse(type)
+
+    def _number(self: Any) -> type:
+        known = number_type(self.node) if reads_tensors(self.node, self.tracer.root) else None
+        return known or self.tracer.refuse(type)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("node", "tracer", "root", "attr", "_node", "_tensor"):
@@ -113,7 +116,7 @@ class InplaceAttribute(InplaceMixin, Attribute):
         return InplaceAttribute(self, name)
 
     def kind(self) -> type:
-        return METADATA_TYPES[self.attr] if self.attr in METADATA_TYPES else self._result()
+        return self._number() if self.attr in METADATA_TYPES else self._result()
 
     def _is_metadata(self) -> bool:
         return self.attr in METADATA_ATTRIBUTES or isinstance(self.root, Attribute)
@@ -128,14 +131,14 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
     @property
     def __class__(self) -> Any:
         """Of a number, what ``isinstance`` asks for. Of a tensor, torch's own C code would take it for one."""
-        return number_type(self.node) if is_number(self.node) else type(self)
+        return (number_type(self.node) if is_number(self.node) else None) or type(self)
 
     @__class__.setter
     def __class__(self, kind: type) -> None:
         raise TypeError("the class of a value is assigned")
 
     def kind(self) -> type:
-        return number_type(self.node) if is_number(self.node) else self._result()
+        return self._number() if is_number(self.node) else self._result()
 
     def _is_metadata(self) -> bool:
         return is_number(self.node)
@@ -182,15 +185,33 @@ class TensorProxy(InplaceProxy):
         return len(self._tensor)
 
 
-def number_type(node: fx.Node) -> type:
-    """The type of what a node computes from sizes and the like."""
+ARITHMETIC = {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.pos}
+COMPARISONS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
+
+
+def number_type(node: fx.Node) -> type | None:
+    """The type of what a node computes from sizes and the like; None where that is not plain to see."""
     if reads_metadata(node):
         name = node.args[1] if node.target is getattr else node.target
-        if name == "size" and len(node.args) + len(node.kwargs) > 1:
+        if name in ("size", "stride") and len(node.args) + len(node.kwargs) > 1:
             return int
         return METADATA_TYPES.get(str(name), int)
-    if node.target is operator.getitem and isinstance(node.args[1], slice):
-        return torch.Size
-    read = [number_type(n) for n in node.all_input_nodes if is_number(n)]
-    given = [type(a) for a in node.args if isinstance(a, float)]
-    return float if node.target is operator.truediv or float in (*read, *given) else int
+    if node.target in COMPARISONS:
+        return bool
+    read = [number_type(a) if isinstance(a, fx.Node) else type(a) for a in node.args]
+    if node.target is operator.getitem and read[0] in (torch.Size, tuple):
+        return {slice: read[0], int: int}.get(read[1])  # type: ignore[arg-type]
+    if node.kwargs or not {int, float}.issuperset(read):
+        return None
+    if node.target is operator.truediv:
+        return float
+    if node.target in ARITHMETIC or (node.target in (max, min) and len(set(read)) == 1):
+        return float if float in read else int
+    return None
+
+
+def reads_tensors(node: fx.Node, root: nn.Module) -> bool:
+    """Whether what a number is computed from is read off what are certainly tensors."""
+    if reads_metadata(node):
+        return all(gives_tensor(n, root) for n in node.all_input_nodes)
+    return all(reads_tensors(n, root) for n in node.all_input_nodes)

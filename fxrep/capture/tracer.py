@@ -20,6 +20,7 @@ import copy
 import functools
 import inspect
 import operator
+import threading
 from collections.abc import Callable, Collection, Iterable
 from types import FunctionType
 from typing import Any
@@ -46,6 +47,8 @@ from .watch import (
     types_are_answered,
     weights_are_kept,
 )
+
+ONE_AT_A_TIME = threading.RLock()  # a trace patches torch.nn and files, for all threads
 
 
 class Tracer(fx.Tracer):
@@ -79,6 +82,10 @@ class Tracer(fx.Tracer):
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
+        with ONE_AT_A_TIME:
+            return self._trace_piece(root, path)
+
+    def _trace_piece(self, root: nn.Module, path: str) -> Piece:
         for name, tensor in named_tensors(root):
             self.tensor_names.setdefault(id(tensor), name)
         self.current = Call(root, "", None)

@@ -8,6 +8,7 @@ import functools
 import inspect
 import random
 import sys
+import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -165,6 +166,7 @@ class reads_are_noted:
 
     def __enter__(self) -> None:
         tracer, read, write = self.tracer, nn.Module.__getattribute__, nn.Module.__setattr__
+        thread = threading.get_ident()
         self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
 
         def noted(module: nn.Module, name: str) -> Any:
@@ -195,7 +197,7 @@ class reads_are_noted:
         def written(module: nn.Module, name: str, value: Any) -> None:
             call = tracer.current
             assert call is not None
-            if module is not call.module:
+            if module is not call.module and threading.get_ident() == thread:
                 call.guessed = True  # it may catch the error
                 raise TypeError(f"its forward sets .{name} of another module")
             write(module, name, value)

@@ -1,0 +1,61 @@
+"""Several threads merge at once, and nothing that a trace patches stays so."""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxrep
+from tests.helpers import randomize, relative_error
+
+NAMES = dict(globals())
+"""As some registries do; with what Python puts into every file."""
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.a(x) + self.b(x)
+
+
+class Names(Branches):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * (2.0 if "Branches" in NAMES else 3.0)
+
+
+def assert_merged(model: nn.Module) -> None:
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert fxrep.report(merged).merged
+    assert relative_error(merged(x), model(x)) <= 1e-9
+
+
+def test_threads_that_merge_at_once() -> None:
+    models = [nn.Sequential(Branches(), nn.ReLU(), Branches()) for _ in range(8)]
+    start = threading.Barrier(4)
+
+    def merge(model: nn.Module) -> None:
+        if model in models[:4]:
+            start.wait(20)
+        fxrep.reparameterize(model)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(merge, [randomize(model).double().eval() for model in models]))
+    assert "__getattribute__" not in vars(nn.Module)
+    for model in models:
+        assert_merged(model)
+
+
+def test_a_table_of_names_is_left_alone() -> None:
+    known = dict(vars(builtins))
+    model = randomize(Names()).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert vars(builtins) == known
+    assert relative_error(merged(x), model(x)) <= 1e-9
