@@ -207,7 +207,7 @@ def _check_modes(call: Call, names: dict[type, tuple[set[str], set[str]]]) -> No
             names[type(module)] = mentions(module)
         own, other = names[type(module)]
     flags = {name for name in MODES & own if is_flag(module, name)}
-    modes = MODES & (other | (own - flags))
+    modes = (MODES & (other | (own - flags))) | call.modes
     if modes:
         raise Illegal(f"forward of '{call.path or 'the model'}' uses {min(modes)}, which its graph would not")
 

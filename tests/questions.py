@@ -31,3 +31,21 @@ def is_dispatched(value: Any) -> bool:
 @is_dispatched.register
 def _(value: Tensor) -> bool:
     return True
+
+
+def twice(value: Any) -> Any:
+    return value * 2 if isinstance(value, Tensor) else value
+
+
+class Twice:
+    def __call__(self, value: Any) -> Any:
+        return value * 2 if isinstance(value, Tensor) else value
+
+    @staticmethod
+    def fixed(value: Any) -> Any:
+        return value * 2 if isinstance(value, Tensor) else value
+
+
+@functools.lru_cache(maxsize=8)
+def cached(value: Any) -> Any:
+    return value * 2 if isinstance(value, Tensor) else value

@@ -1241,11 +1241,11 @@ def test_a_write_to_what_a_child_hands_a_copy_of() -> None:
 
 # As blocks spell it: the name is in the code.
 FLAGS: dict[str, Any] = {
-    "inference_mode": lambda m, x: m.merged(x) if m.inference_mode else m.a(x) + m.b(x) + m.norm(x),
-    "no_grad": lambda m, x: m.merged(x) if m.no_grad else m.a(x) + m.b(x) + m.norm(x),
-    "autocast": lambda m, x: m.merged(x) if m.autocast else m.a(x) + m.b(x) + m.norm(x),
-    "backward": lambda m, x: m.merged(x) if m.backward else m.a(x) + m.b(x) + m.norm(x),
-    "deploy": lambda m, x: m.merged(x) if m.deploy else m.a(x) + m.b(x) + m.norm(x),
+    "inference_mode": lambda self, x: self.merged(x) if self.inference_mode else self.a(x) + self.b(x) + self.norm(x),
+    "no_grad": lambda self, x: self.merged(x) if self.no_grad else self.a(x) + self.b(x) + self.norm(x),
+    "autocast": lambda self, x: self.merged(x) if self.autocast else self.a(x) + self.b(x) + self.norm(x),
+    "backward": lambda self, x: self.merged(x) if self.backward else self.a(x) + self.b(x) + self.norm(x),
+    "deploy": lambda self, x: self.merged(x) if self.deploy else self.a(x) + self.b(x) + self.norm(x),
 }
 
 

@@ -7,6 +7,7 @@ the code is left as it is.
 from __future__ import annotations
 
 import builtins
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +65,8 @@ CLASSES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "a shape": lambda m, x, y: yes(isinstance(x.shape, torch.Size) and isinstance(x.size(), tuple)),
     "a part of a shape": lambda m, x, y: yes(isinstance(x.shape[2:], torch.Size)),
     "a dtype": lambda m, x, y: yes(isinstance(x.dtype, torch.dtype)),
+    "a comparison": lambda m, x, y: yes(isinstance(x.dtype == torch.float64, bool)),
+    "a stride": lambda m, x, y: yes(isinstance(x.stride(1), int) and isinstance(x.stride(), tuple)),
     "a device": lambda m, x, y: yes(isinstance(x.device, torch.device)),
     "in another file": lambda m, x, y: yes(questions.is_tensor(y)),
     "type in another file": lambda m, x, y: yes(questions.is_exactly_tensor(y)),
@@ -79,6 +82,11 @@ CLASSES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
 # What depends on the value that there will be is left alone.
 VALUES: dict[str, Callable[[Any, Tensor, Tensor], Any]] = {
     "elements of a type": lambda m, x, y: yes(isinstance(x, torch.DoubleTensor)),  # type: ignore[arg-type]
+    "tensors that are found": lambda m, x, y: yes(isinstance(y.nonzero(as_tuple=True), tuple)),
+    "a longer shape": lambda m, x, y: yes(isinstance(x.shape + (1,), int)),  # noqa: RUF005
+    "a number of sizes": lambda m, x, y: yes(isinstance([1] * x.dim(), int)),
+    "a reciprocal": lambda m, x, y: yes(isinstance(x.dim() ** -1, int)),
+    "a gradient": lambda m, x, y: yes(x.grad is None),
     "match": lambda m, x, y: yes(questions.is_matched(y)),
     "singledispatch": lambda m, x, y: yes(questions.is_dispatched(y)),
     "builtins.isinstance": lambda m, x, y: yes(builtins.isinstance(y, Tensor)),
@@ -126,6 +134,12 @@ def test_the_same_answer(case: str) -> None:
         assert relative_error(run(merged, x), run(model, x)) <= 1e-9
 
 
+@dataclasses.dataclass
+class Record:
+    value: Any
+    aux: Any = None
+
+
 class Untraced(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -144,7 +158,9 @@ class Untraced(nn.Module):
             "none": None,
         }
         results["array"] = np.ones(3)
-        return {**results, "nested": {"a": (y,)}, "object": SimpleNamespace(data=(y,))}[self.kind]
+        return {**results, "nested": {"a": (y,)}, "object": SimpleNamespace(data=(y,), shape=[1]), "record": Record(y)}[
+            self.kind
+        ]
 
 
 class Around(nn.Module):
@@ -200,6 +216,10 @@ RESULTS: dict[str, tuple[str, Callable[[Any, Tensor], Any]]] = {
     "an item of an item": ("nested", lambda found, y: yes(isinstance(found["a"][0], tuple))),
     "what a method gives": ("dict", lambda found, y: yes(isinstance(found.copy(), dict))),
     "what a method of an array gives": ("array", lambda found, y: yes(isinstance(found.mean(), Tensor))),
+    "a longer list": ("list", lambda found, y: yes(isinstance(found + [y], list))),  # noqa: RUF005
+    "a shape": ("object", lambda found, y: yes(isinstance(found.shape, torch.Size))),
+    "a field that is none": ("record", lambda found, y: yes(found.aux is None)),
+    "a key that is not there": ("dict", lambda found, y: yes(found.get("b") is None)),
     "an attribute": ("object", lambda found, y: yes(isinstance(found.data, tuple))),
     "no attribute": ("dict", lambda found, y: yes(hasattr(found, "mean"))),
     "callable": ("dict", lambda found, y: yes(callable(found))),
@@ -287,4 +307,34 @@ class HandsItem(Within):
 def test_an_item_that_is_handed_on_may_be_none() -> None:
     model = randomize(HandsItem("tuple", lambda found, y: yes(found is None))).double().eval()
     merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+class Cuts(Untraced):
+    """It mentions None, and gives a tensor."""
+
+    def forward(self, x: Tensor) -> Any:
+        if x.sum() > 1e9:
+            return x
+        y = F.interpolate(self.conv(x), size=None, scale_factor=1.0)[:, None][:, 0]
+        return y[:, :, 1:-1]
+
+
+class Sums(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        y, total = self.untraced(x), None
+        extra = getattr(self, "extra", None)
+        for _ in range(2):
+            part = self.a(y) + self.b(y)
+            total = part if total is None else total + part
+        assert total is not None
+        return total if extra is None else total + extra
+
+
+def test_none_that_has_nothing_to_do_with_the_result_is_no_reason_to_stop() -> None:
+    model = Sums("tensor", yes)  # type: ignore[arg-type]
+    model.untraced = Cuts("tensor")
+    randomize(model).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert fxrep.report(merged).merged
     assert relative_error(run(merged, x), run(model, x)) <= 1e-9

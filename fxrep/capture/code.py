@@ -133,7 +133,7 @@ class _Reached:
 
     def _look_into(self, function: FunctionType) -> None:
         self.waiting += _enclosed(function)
-        mentioned, space = names_of(function), function.__globals__
+        mentioned, space = names_of(function) - {"__init__"}, function.__globals__  # which runs before
         self.waiting += (space[name] for name in globals_in(function.__code__) & space.keys())
         new = mentioned - self.names
         self.waiting += (space[name] for space in self.spaces for name in new & space.keys())
@@ -272,13 +272,15 @@ class Asks:
     """What the code of ``module.forward`` asks of values beside computing with them.
 
     ``identity``: whether a type, a device or a size *is* something, or of which class a value is in a way that no
-    symbol of one can answer. ``for_none``: whether anything but an attribute of ``self`` *is* None; ``for_other_none``,
-    but an argument, too. ``none``: whether it may give None. ``files``: the names of the files that it is written in.
+    symbol of one can answer. ``nones``: the arguments of which it asks whether they *are* None; ``handed``,
+    whether a function that it goes through asks that of one that it must be given, and ``results``, whether anything
+    is asked it but attributes of ``self``. ``none``: whether it may give None. ``files``: the names of its files.
     """
 
     identity: bool
-    for_none: bool
-    for_other_none: bool
+    nones: frozenset[str]
+    handed: bool
+    results: bool
     none: bool
     files: frozenset[str]
 
@@ -300,12 +302,21 @@ _ASKS: weakref.WeakKeyDictionary[type, tuple[CodeType | None, Asks]] = weakref.W
 
 def _asks(forward: FunctionType | None, functions: Collection[FunctionType]) -> Asks:
     codes = [function.__code__ for function in functions]
-    own = _asks_for_none(forward.__code__) if forward is not None else (False, False)
-    other = own[1] or any(any(_asks_for_none(f.__code__)) for f in functions if f is not forward)
+    nones, other = _asks_for_none(forward.__code__) if forward is not None else (frozenset[str](), False)
+    helpers = [f for f in functions if f is not forward]
+    handed = any(not _asks_for_none(f.__code__)[0].isdisjoint(_required(f)) for f in helpers)
+    other = other or any(any(_asks_for_none(f.__code__)) for f in helpers)
     identity = any(map(_asks_for_identity, codes))
-    files = frozenset(str(function.__globals__.get("__name__")) for function in functions)
+    names = {str(function.__globals__.get("__name__")) for function in functions}
+    files = frozenset(name for name in names if name.split(".")[0] not in {"torch", *sys.stdlib_module_names})
     none = any(map(_gives_none, codes)) or any(map(_makes_object, functions))
-    return Asks(identity, own[0] or other, other, none, files)
+    return Asks(identity, nones, handed, other, none, files)
+
+
+def _required(function: FunctionType) -> tuple[str, ...]:
+    """The positional arguments that a function has no default for."""
+    code = function.__code__
+    return code.co_varnames[: code.co_argcount - len(function.__defaults__ or ())]
 
 
 def _makes_object(function: FunctionType) -> bool:
@@ -319,7 +330,7 @@ def _makes_object(function: FunctionType) -> bool:
 def _asks_for_identity(code: CodeType) -> bool:
     steps = _steps(code)
     for at, step in enumerate(steps):
-        if step.opname in READS and step.argval in GRADIENTS:
+        if step.opname in READS and step.argval in GRADIENTS and _asks_next(steps, at):
             return True
         if step.opname == "MATCH_CLASS" or (step.opname in READS and step.argval == "isinstance"):
             return True
@@ -335,10 +346,16 @@ def _asks_for_identity(code: CodeType) -> bool:
     return any(_asks_for_identity(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
+def _asks_next(steps: list[dis.Instruction], at: int) -> bool:
+    """Whether the step after ``at`` asks if its value is None."""
+    then = steps[at + 1]
+    return then.opname.endswith(("_IF_NONE", "_IF_NOT_NONE")) or (_is_none(then) and steps[at + 2].opname == "IS_OP")
+
+
 @functools.lru_cache(maxsize=4096)
-def _asks_for_none(code: CodeType) -> tuple[bool, bool]:
-    """Whether code asks if an argument, or anything else that a call or an item may have given, is None."""
-    steps, argument, result = _steps(code), False, False
+def _asks_for_none(code: CodeType) -> tuple[frozenset[str], bool]:
+    """The arguments of which code asks if they are None, and if it asks that of what a call or an item gave."""
+    steps, arguments, result = _steps(code), set[str](), False
     given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     for at, step in enumerate(steps):
         if step.opname == "IS_OP" and _is_none(steps[at - 1]):
@@ -348,10 +365,10 @@ def _asks_for_none(code: CodeType) -> tuple[bool, bool]:
         else:
             continue
         sources = _sources(steps, asked, code)
-        argument = argument or not given.isdisjoint(sources)
+        arguments |= given & sources
         result = result or "" in sources
     inner = (any(_asks_for_none(c)) for c in code.co_consts if isinstance(c, CodeType))
-    return argument, result or any(inner)
+    return frozenset(arguments), result or any(inner)
 
 
 def _sources(steps: list[dis.Instruction], at: int, code: CodeType) -> set[str]:
@@ -428,7 +445,8 @@ def _is_none(step: dis.Instruction) -> bool:
 
 
 def _is_self(step: dis.Instruction, code: CodeType) -> bool:
-    return step.opname.startswith("LOAD_FAST") and _flat(step.argval)[-1:] == code.co_varnames[:1]
+    first = step.opname.startswith("LOAD_FAST") and _flat(step.argval)[-1:] == code.co_varnames[:1]
+    return first and (code.co_name == "forward" or code.co_varnames[0] == "self")
 
 
 def _flat(names: Any) -> tuple[str, ...]:
@@ -450,8 +468,18 @@ def _by_class(function: Callable[[type], T]) -> Callable[[type], T]:
 
 @_by_class
 def entry_points(cls: type) -> list[frozenset[str]]:
-    """The names that each public method of a user's class mentions, where it takes an input as ``forward`` does."""
-    return [names_of(method) for method in _entry_methods(cls)]
+    """The names that each public method of a user's class mentions, where it takes an input as ``forward`` does.
+
+    With those of what it goes through, but for ``forward``.
+    """
+    found = []
+    for method in _entry_methods(cls):
+        forward = users_function(getattr(cls, "forward", None))
+        reached = _Reached({forward} if forward is not None else set())
+        reached.hold(cls)
+        reached.waiting.append(method)
+        found.append(frozenset[str]().union(*map(names_of, reached.run())))
+    return found
 
 
 @_by_class

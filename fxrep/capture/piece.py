@@ -18,7 +18,8 @@ class Call:
     ``absent`` are the parameters and the like that its code looked at and found to be None; ``reads``, the plain values
     that it read off modules, and ``held``, the lists, tensors and the like; ``walked``, other modules whose children it
     counted or went through; ``looked``, children of others that it looked at, and did not call, ``typed``, modules
-    whose class it asked for, ``tensors``, values of which it asked that; ``guessed`` says that it asked a symbol for
+    whose class it asked for, ``tensors``, values of which it asked that; ``modes``, those
+    of torch's that it entered; ``guessed`` says that it asked a symbol for
     its value, which raises an error, and may have caught the error; ``changes``, that it changed a list or dictionary
     that it was given; ``state`` is what was there before, while it is traced.
     """
@@ -36,6 +37,7 @@ class Call:
     looked: set[nn.Module] = field(default_factory=set)
     typed: set[nn.Module] = field(default_factory=set)
     tensors: set[fx.Node] = field(default_factory=set)
+    modes: set[str] = field(default_factory=set)
     guessed: bool = False
     changes: bool = False
     state: State | None = None

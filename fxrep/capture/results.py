@@ -19,6 +19,8 @@ TENSOR = {Tensor, "Tensor", "torch.Tensor"}
 PARTS = {"data", "real", "imag", "T", "H", "mT", "mH"}
 """The attributes of a tensor that are tensors, too."""
 CASTS = {"float", "double", "half", "bfloat16", "int", "long", "short", "bool"}
+ANYTHING = "fxrep: anything"
+"""In the ``meta`` of an input that code which is not traced gives."""
 SINGLE, SEVERAL, UNKNOWN = "a tensor", "tensors", "cannot be told"
 
 
@@ -37,7 +39,9 @@ def gives_tensor(node: fx.Node, root: nn.Module) -> bool:
 
 
 def _gives(node: fx.Node, root: nn.Module) -> str:
-    if node.op in ("placeholder", "get_attr"):  # an input is taken for a tensor
+    if node.op == "placeholder":  # an input of the model is taken for a tensor
+        return UNKNOWN if node.meta.get(ANYTHING) else SINGLE
+    if node.op == "get_attr":
         return SINGLE
     if node.op == "call_module":
         return _called(root.get_submodule(str(node.target)), node, root)

@@ -148,6 +148,11 @@ def _kept_by(function: FunctionType) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if not isinstance(value, type)}  # the class, for super()
 
 
+def _is_foreign(kind: type) -> bool:
+    """Whether a class is of the user's, and not one of the trace itself, which the code may come by."""
+    return is_users(kind) and not kind.__module__.startswith("fxrep.")
+
+
 @functools.lru_cache(maxsize=256)
 def _iterates(kind: type) -> bool:
     return hasattr(kind, "__next__") and not is_users(kind)
@@ -184,14 +189,14 @@ def _content(value: Any) -> Any:
         if issubclass(type(value), kind):  # which may have a copy() of its own
             return [*kind.__iter__(value)] if kind in (list, deque) else kind.copy(value)
     if isinstance(value, type):
-        return {k: v for k, v in vars(value).items() if not k.startswith("__")} if is_users(value) else None
+        return {k: v for k, v in vars(value).items() if not k.startswith("__")} if _is_foreign(value) else None
     if isinstance(value, FunctionType):
         return _kept_by(value) or None if users_function(value) else None
     if isinstance(value, functools.partial):
         return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
     if isinstance(value, MethodType | BuiltinMethodType):
         return {"self": value.__self__}
-    if issubclass(type(value), SPACES) or is_users(type(value)):
+    if issubclass(type(value), SPACES) or _is_foreign(type(value)):
         own = getattr(value, "__dict__", None)
         slots = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
         return {**own, **slots} if isinstance(own, dict) else slots or None

@@ -34,7 +34,7 @@ from .changes import holds_container, may_change, stale
 from .code import Asks, asks, has_own_code, may_give_none, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece, iterate
-from .results import call_as_is
+from .results import ANYTHING, call_as_is
 from .state import Outside, State, outside
 from .symbols import InplaceProxy, TensorProxy
 from .walk import first_paths, join, named_tensors, walk
@@ -42,6 +42,7 @@ from .watch import (
     RandomDraw,
     extremes_are_recorded,
     factories_are_recorded,
+    modes_are_noted,
     no_random,
     reads_are_noted,
     types_are_answered,
@@ -82,6 +83,7 @@ class Tracer(fx.Tracer):
 
     def trace_piece(self, root: nn.Module, path: str) -> Piece:
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
+        self.inner = bool(path)
         with ONE_AT_A_TIME:
             return self._trace_piece(root, path)
 
@@ -99,7 +101,8 @@ class Tracer(fx.Tracer):
             self._check_identity(root)
             _check_iterators(state)
             with torch.no_grad(), no_random(type(root).__name__), kept, contextlib.ExitStack() as patched:
-                for patch in (types_are_answered(self, root), factories_are_recorded(self), extremes_are_recorded()):
+                patches = types_are_answered(self, root), factories_are_recorded(self), modes_are_noted(self)
+                for patch in (*patches, extremes_are_recorded()):
                     patched.enter_context(patch)
                 graph = self.trace(root)
             if self.calls[0].guessed:
@@ -134,6 +137,11 @@ class Tracer(fx.Tracer):
                 raise TypeError(f"forward() takes the keyword-only argument '{name}'")
             default = () if parameter.default is parameter.empty else (parameter.default,)
             proxy = self.create_proxy("placeholder", name, default, {})
+            asks = self.asks(self.root)
+            if self.inner and (name in asks.nones or asks.handed):
+                raise TypeError(f"code that is not traced calls it, and it may ask whether '{name}' is None")
+            if self.inner:
+                proxy.node.meta[ANYTHING] = True
             self.current.args += (proxy.node,)
             arguments.append(proxy)
         if len(arguments) == 1:
@@ -181,8 +189,7 @@ class Tracer(fx.Tracer):
         try:
             _check_iterators(state)
             self._check_identity(m)
-            if self.asks(m).for_none and any(map(self._may_be_none, iterate((call.args, call.kwargs)))):
-                raise TypeError("its forward may ask whether what code that cannot be traced gives is None")
+            self._check_none(call)
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
             call.output, call.last = self._nodes(result), self._last_node()
@@ -296,7 +303,7 @@ class Tracer(fx.Tracer):
     def _note_none(self, result: fx.Proxy, name: str) -> None:
         """Of what code that is not traced gives, which may be None."""
         assert self.current is not None
-        if self.asks(self.current.module).for_other_none:
+        if self.asks(self.current.module).results:
             self._guess()
             raise TypeError(f"its forward may ask whether what {name}, which is not traced, gives is None")
         self.nones.add(result.node)
@@ -304,6 +311,16 @@ class Tracer(fx.Tracer):
     def _check_identity(self, module: nn.Module) -> None:
         if self.asks(module).identity:
             raise TypeError("its forward asks whether a type, a device or the like is something")
+
+    def _check_none(self, call: Call) -> None:
+        """Raise ``TypeError`` if a forward may ask whether something is None that code which is not traced gives."""
+        asks = self.asks(call.module)
+        if not self.nones or not (asks.nones or asks.results):
+            return
+        given = dict(zip(forward_parameters(call.module), call.args, strict=False)) | call.kwargs
+        asked = [value for name, value in given.items() if asks.results or name in asks.nones]
+        if any(map(self._may_be_none, iterate(asked))):
+            raise TypeError("its forward may ask whether what code that cannot be traced gives is None")
 
     def _may_be_none(self, node: fx.Node) -> bool:
         """Whether a node is what an opaque module gives that may give None, or an item of it."""

@@ -37,6 +37,10 @@ FIXED = (*(bool, int, float, complex, str, Enum), *(type, FunctionType, BuiltinF
 # They make tensors of numbers alone, and in torch 2.5 do not take a symbol for a device.
 FACTORIES = ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "zeros")
 IS_TENSOR = torch.is_tensor
+MODES: tuple[tuple[Any, str], ...] = (
+    *((kind, "__enter__") for kind in (torch.autocast, torch.no_grad, torch.enable_grad, torch.inference_mode)),
+    (torch.set_grad_enabled, "__init__"),
+)  # fmt: skip
 EXTREMES: tuple[Callable[..., Any], ...] = (max, min)
 
 
@@ -278,6 +282,29 @@ def factories_are_recorded(tracer: Recorder) -> Iterator[None]:
         yield
     finally:
         vars(torch).update(own)
+
+
+@contextlib.contextmanager
+def modes_are_noted(tracer: Recorder) -> Iterator[None]:
+    """Note the modes of torch's that code enters, under whatever name it has them."""
+
+    def noting(enter: Callable[..., Any], name: str) -> Callable[..., Any]:
+        @functools.wraps(enter)
+        def note(*args: Any, **kwargs: Any) -> Any:
+            if tracer.current is not None:
+                tracer.current.modes.add(name)
+            return enter(*args, **kwargs)
+
+        return note
+
+    own = [(kind, method, getattr(kind, method)) for kind, method in MODES]
+    for kind, method, enter in own:
+        setattr(kind, method, noting(enter, kind.__name__))
+    try:
+        yield
+    finally:
+        for kind, method, enter in own:
+            setattr(kind, method, enter)
 
 
 class extremes_are_recorded:
