@@ -334,7 +334,8 @@ def _asks_for_identity(code: CodeType) -> bool:
             return True
         if step.opname == "MATCH_CLASS" or (step.opname in READS and step.argval == "isinstance"):
             return True
-        if step.opname in READS and step.argval == "__class__" and not _is_self(steps[at - 1], code):
+        named = step is not steps[-1] and steps[at + 1].argval in ("__name__", "__qualname__", "__module__")
+        if step.opname in READS and step.argval == "__class__" and not (named or _is_self(steps[at - 1], code)):
             return True
         if step.opname != "IS_OP" or _is_none(steps[at - 1]):
             continue

@@ -154,6 +154,9 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
         return InplaceAttribute(self, name)
 
 
+InplaceProxy.__name__ = "Tensor"  # what code asks for in x.__class__.__name__
+
+
 class TensorProxy(InplaceProxy):
     """A parameter or buffer: its shape is known while tracing, its values are not."""
 

@@ -26,6 +26,7 @@ HAZARDS = "tests/test_hazards.py"
 KEPT = "tests/test_kept.py"
 MAPS = "tests/test_convmap.py"
 OWN = "tests/test_guards.py"
+REACH = "tests/test_reach.py"
 REGRESSIONS = "tests/test_regressions.py"
 RESHAPES = "tests/test_reshape.py"
 RESULT = "tests/test_result.py"
@@ -2058,8 +2059,8 @@ guard(
 guard(
     "removal: tables of helpers",
     "what a helper in a table mentions is not taken out",
-    "waiting.extend(_items(value))",
-    "pass",
+    "return _items(value)  # a table of helpers, say",
+    "return ()",
     tests=(f"{ANY}::test_tops_that_cannot_be_traced",),
 )
 
@@ -2080,7 +2081,7 @@ guard(
 guard(
     "state: functions",
     "a counter in a variable around a function, in a default or on the function",
-    "return list(found.values()), [function for function in seen if _kept_by(function)]",
+    "return list(found.values()), [function for function in functions if _kept_by(function)]",
     "return list(found.values()), []",
     tests=(KEPT,),
 )
@@ -2090,6 +2091,27 @@ guard(
     "return _kept_by(value) or None if users_function(value) else None",
     "return None",
     tests=(KEPT,),
+)
+guard(
+    "state: partials",
+    "a partial holds a table that is counted in",
+    'return {"function": value.func, "arguments": value.args, "keywords": value.keywords}',
+    "return None",
+    tests=(REACH,),
+)
+guard(
+    "state: bound methods",
+    "an object that is counted in",
+    'return {"self": value.__self__}',
+    "return None",
+    tests=(REACH,),
+)
+guard(
+    "state: namespaces",
+    "the names of a file are not restored: Python's own are among them",
+    "if kind in FIXED or id(value) in self.held or (kind is dict and not NAMESPACES.isdisjoint(value)):",
+    "if kind in FIXED or id(value) in self.held:",
+    tests=("tests/test_threads.py",),
 )
 guard(
     "state: iterators",
@@ -2138,6 +2160,13 @@ guard(
     tests=(SYMBOLS,),
 )
 guard(
+    "watch: modes",
+    "a mode of torch's is entered under another name",
+    "tracer.current.modes.add(name)",
+    "pass",
+    tests=(REACH,),
+)
+guard(
     "watch: files of helpers",
     "a symbol is a tensor, wherever the code is",
     "files.update({id(names): names for names in own})",
@@ -2168,7 +2197,7 @@ guard(
 guard(
     "watch: is_tensor()",
     "a symbol is a tensor",
-    'vars(torch)["is_tensor"] = self.is_tensor',
+    "names[name] = self.is_tensor",
     "pass",
     tests=(SYMBOLS,),
 )
@@ -2179,7 +2208,12 @@ guard(
     "return type(*arguments, **keywords)",
     tests=(SYMBOLS,),
 )
-guard("state: other modules", "code sets an attribute of a child", "if module is not call.module:", "if False:")
+guard(
+    "state: other modules",
+    "code sets an attribute of a child",
+    "if module is not call.module and threading.get_ident() == thread:",
+    "if False:",
+)
 guard.of("capture/changes.py", ANY)
 guard(
     "changes: tensors",
@@ -2348,8 +2382,21 @@ guard(
 guard(
     "results: methods",
     "a dictionary has methods, too, of other results",
-    "return _by_schema(str(node.target)) if known else UNKNOWN",
-    "return _by_schema(str(node.target))",
+    'return _by_schema(str(node.target)) if known and not node.kwargs.get("as_tuple") else UNKNOWN',
+    'return _by_schema(str(node.target)) if not node.kwargs.get("as_tuple") else UNKNOWN',
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: lists",
+    "a list and a tensor in another are a list",
+    "if any(isinstance(argument, list | tuple | dict) for argument in n.args):",
+    tests=(SYMBOLS,),
+)
+guard(
+    "results: operators",
+    "the sum of a list is a list",
+    "elif n is node or _gives(n, root) != SINGLE:",
+    "elif n is node:",
     tests=(SYMBOLS,),
 )
 guard(
@@ -2401,30 +2448,78 @@ guard(
 guard(
     "code: __class__",
     "the class of a symbol is asked for",
-    'if step.opname in READS and step.argval == "__class__" and not _is_self(steps[at - 1], code):',
+    'if step.opname in READS and step.argval == "__class__" and not (named or _is_self(steps[at - 1], code)):',
+)
+guard(
+    "code: gradients",
+    "a symbol has a gradient",
+    "if step.opname in READS and step.argval in GRADIENTS and _asks_next(steps, at):",
+)
+guard(
+    "code: None in what is made",
+    "a field of an object, or an item that is looked up, is None",
+    "none = any(map(_gives_none, codes)) or any(map(_makes_object, functions))",
+    "none = any(map(_gives_none, codes))",
+)
+guard(
+    "code: overridden methods",
+    "a method goes on with the one that it overrides",
+    'if "super" in new:  # a method goes on with one that it overrides',
+    "if False:",
+    tests=(REACH,),
+)
+guard(
+    "code: imports in functions",
+    "a function imports a file",
+    "self.hold(sys.modules[path])",
+    "pass",
+    tests=(REACH,),
+)
+guard("code: properties", "reading a property runs code", "return (value.fget,)", "return ()", tests=(REACH,))
+guard(
+    "code: partials",
+    "what a partial is of",
+    "return value.func, *value.args, *value.keywords.values()",
+    "return ()",
+    tests=(REACH,),
+)
+guard(
+    "code: bound methods",
+    "the object of a method",
+    "return value.__func__, value.__self__",
+    "return ()",
+    tests=(REACH,),
+)
+guard("code: wrappers", "what a cache or a decorator is around", "return (wrapped,)", "return ()", tests=(REACH,))
+guard(
+    "code: methods that go on",
+    "another method of the module goes on with branches by a private one",
+    "found.append(frozenset[str]().union(*map(names_of, reached.run())))",
+    "found.append(names_of(method))",
+    tests=(REACH,),
 )
 guard(
     "code: None in helpers",
     "a function that is handed the value asks whether it is None",
-    "other = own[1] or any(any(_asks_for_none(f.__code__)) for f in functions if f is not forward)",
-    "other = own[1]",
+    "other = other or any(any(_asks_for_none(f.__code__)) for f in helpers)",
+    "pass",
 )
 guard(
     "code: None that is an argument",
     "forward asks whether its argument is None",
-    "argument = True",
+    "arguments |= given & sources",
     "pass",
 )
 guard(
     "code: None that was computed",
     "forward asks whether a result is None",
-    "result = True",
+    'result = result or "" in sources',
     "pass",
 )
 guard(
     "code: giving None",
     "code may give None",
-    'if (step.opname == "RETURN_CONST" and step.argval is None) or (_is_none(step) and then.opname != "IS_OP"):',
+    'if _is_none(step) and code.co_name != "__init__":',
 )
 guard(
     "code: modes that are held",
@@ -2510,13 +2605,26 @@ guard(
 guard(
     "trace: arguments that may be None",
     "what code that cannot be traced gives is None, and another forward asks",
-    "if self.asks(m).for_none and any(map(self._may_be_none, iterate((call.args, call.kwargs)))):",
+    "if any(map(self._may_be_none, iterate(asked))):",
+    tests=(SYMBOLS,),
+)
+guard(
+    "trace: inputs that may be None",
+    "code that is not traced gives None to a module that is traced on its own",
+    "if self.inner and (name in asks.nones or asks.handed):",
+    tests=(SYMBOLS,),
+)
+guard(
+    "trace: inputs of any kind",
+    "code that is not traced gives a list to a module that is traced on its own",
+    "proxy.node.meta[ANYTHING] = True",
+    "pass",
     tests=(SYMBOLS,),
 )
 guard(
     "trace: results that may be None",
     "what code that cannot be traced gives is None, and its caller asks",
-    "if self.asks(self.current.module).for_other_none:",
+    "if self.asks(self.current.module).results:",
     tests=(SYMBOLS,),
 )
 guard(
@@ -2657,15 +2765,28 @@ guard(
 guard(
     "symbols: classes",
     "a value is a tensor, wherever the code is",
-    "return number_type(self.node) if is_number(self.node) else self._result()",
+    "return self._number() if is_number(self.node) else self._result()",
     "return type(self)",
     tests=(SYMBOLS,),
 )
 guard(
     "symbols: types of numbers",
     "a size is an int, and half of it a float",
-    "return float if node.target is operator.truediv or float in (*read, *given) else int",
-    "return int",
+    "if node.target is operator.truediv:",
+    tests=(SYMBOLS,),
+)
+guard(
+    "symbols: types of other numbers",
+    "a reciprocal is a float, and a list is no number",
+    "return known or self.tracer.refuse(type)",
+    "return known or int",
+    tests=(SYMBOLS,),
+)
+guard(
+    "symbols: what has a size",
+    "what code that cannot be traced gives may have a shape of its own kind",
+    "known = number_type(self.node) if reads_tensors(self.node, self.tracer.root) else None",
+    "known = number_type(self.node)",
     tests=(SYMBOLS,),
 )
 guard(
