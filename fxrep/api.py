@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from .analysis.cost import Policy, PolicyName, policy_named
 from .analysis.selection import Norms, Paths, Selection
 from .capture import Observation, Piece, capture_whole, check_model, owning_copy, structural_copy
+from .capture.code import looking_once
 from .capture.exported import Exported, Shapes, is_exported, replace_content, runnable
 from .capture.walk import parameters_of, tensors, walk
 from .findings import make_report
@@ -414,11 +415,15 @@ def _require_equal(expected: list[Tensor], found: list[Tensor], types: set[torch
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Thousands of graph nodes in a row set off full garbage collections, which take longer than the pass itself."""
+    """Thousands of graph nodes in a row set off full garbage collections, which take longer than the pass itself.
+
+    What is remembered for the time of a pass is forgotten then, too.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with looking_once():
+            yield
     finally:
         if enabled:
             gc.enable()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import dis
 import functools
 import inspect
 import itertools
 import sys
 import textwrap
+import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from .clone import ATOMIC, STANDARD
 from .kinds import METADATA_ATTRIBUTES
 
+TO_LOOK_AT = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 T = TypeVar("T")
 
@@ -66,9 +69,33 @@ def _mentions(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
 
 def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[FunctionType]]:
     """``module.forward``, and all functions of the user's that it and the hooks may go through."""
+    known = _MEMORY.known
+    key = (type(module), module if has_own_code(module) else None)
+    if known is not None and key in known:
+        return known[key]
     forward = users_function(getattr(type(module), "forward", None))
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    return forward, reachable_from([forward, *hooks], module)
+    found = forward, reachable_from([forward, *hooks], module)
+    if known is not None:
+        known[key] = found
+    return found
+
+
+class _Memory(threading.local):
+    known: dict[tuple[type, nn.Module | None], tuple[FunctionType | None, list[FunctionType]]] | None = None
+
+
+_MEMORY = _Memory()
+
+
+@contextlib.contextmanager
+def looking_once() -> Iterator[None]:
+    """Within it, nobody's code changes: what modules go through is found once for a class. Nothing is kept after."""
+    outer, _MEMORY.known = _MEMORY.known, {}
+    try:
+        yield
+    finally:
+        _MEMORY.known = outer
 
 
 def reachable_from(
@@ -122,7 +149,7 @@ class _Reached:
         spaces = [vars(holder)] if isinstance(holder, ModuleType) else [_namespace(holder)]
         if isinstance(holder, type):
             if not issubclass(holder, nn.Module):  # making one runs its constructor, say
-                self.waiting += (v for name, v in spaces[0].items() if name.startswith("__"))
+                self.waiting += (v for name, v in spaces[0].items() if name.startswith("__") and name not in TO_LOOK_AT)
             if "super" in self.names:
                 spaces += _bases(holder)
         self._search(spaces, self.names)
@@ -223,7 +250,12 @@ def classes_run_by(module: nn.Module) -> frozenset[type[nn.Module]]:
 
 
 def may_give_none(function: FunctionType) -> bool:
-    return any(_gives_none(reached.__code__) for reached in reachable_from([function]))
+    """Whether a call of ``function`` may give None, or something in which there is None."""
+    return _may_give_none(reachable_from([function]))
+
+
+def _may_give_none(functions: Collection[FunctionType]) -> bool:
+    return any(_gives_none(function.__code__) or _makes_object(function) for function in functions)
 
 
 def may_pass(caller: nn.Module, child: str, positional: int, keywords: Collection[str]) -> bool:
@@ -288,7 +320,11 @@ class Asks:
 def asks(module: nn.Module) -> Asks:
     """What the code of ``module.forward`` asks of values."""
     if has_own_code(module):
-        return _asks(*reachable_functions(module))
+        found = _asks(*reachable_functions(module))
+        if module._forward_hooks or module._forward_pre_hooks:  # one that gives None changes nothing
+            alone = reachable_from([users_function(getattr(type(module), "forward", None))], module)
+            found = dataclasses.replace(found, none=_may_give_none(alone))
+        return found
     kind: type = type(module)
     code = getattr(getattr(kind, "forward", None), "__code__", None)  # the function would hold on to the class
     known = _ASKS.get(kind)
@@ -309,8 +345,7 @@ def _asks(forward: FunctionType | None, functions: Collection[FunctionType]) -> 
     identity = any(map(_asks_for_identity, codes))
     names = {str(function.__globals__.get("__name__")) for function in functions}
     files = frozenset(name for name in names if name.split(".")[0] not in {"torch", *sys.stdlib_module_names})
-    none = any(map(_gives_none, codes)) or any(map(_makes_object, functions))
-    return Asks(identity, nones, handed, other, none, files)
+    return Asks(identity, nones, handed, other, _may_give_none(functions), files)
 
 
 def _required(function: FunctionType) -> tuple[str, ...]:
@@ -332,7 +367,7 @@ def _asks_for_identity(code: CodeType) -> bool:
     for at, step in enumerate(steps):
         if step.opname in READS and step.argval in GRADIENTS and _asks_next(steps, at):
             return True
-        if step.opname == "MATCH_CLASS" or (step.opname in READS and step.argval == "isinstance"):
+        if step.opname in READS and step.argval == "isinstance":
             return True
         named = step is not steps[-1] and steps[at + 1].argval in ("__name__", "__qualname__", "__module__")
         if step.opname in READS and step.argval == "__class__" and not (named or _is_self(steps[at - 1], code)):
@@ -399,8 +434,9 @@ def _sources(steps: list[dis.Instruction], at: int, code: CodeType) -> set[str]:
 
 def _computes(step: dis.Instruction) -> bool:
     """Whether a step gives what is never None by chance: a constant, a number, a new list."""
-    known = ("LOAD_CONST", "LOAD_GLOBAL", "LOAD_NAME", "BUILD", "UNARY", "COMPARE", "BINARY_ADD", "BINARY_MUL")
-    return step.opname.startswith(known) or (step.opname == "BINARY_OP" and step.argrepr != "[]")
+    known = ("LOAD_CONST", "LOAD_SMALL", "LOAD_GLOBAL", "LOAD_NAME", "BUILD", "UNARY", "COMPARE")
+    item = step.opname in ("BINARY_SUBSCR", "BINARY_SLICE") or step.argrepr == "[]"
+    return step.opname.startswith(known) or (step.opname.startswith("BINARY") and not item)
 
 
 def _reads_self(steps: list[dis.Instruction], at: int, code: CodeType) -> bool:

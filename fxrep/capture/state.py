@@ -73,7 +73,9 @@ class State:
                 waiting += value
             elif (content := _content(value)) is not None:
                 self.held[id(value)] = value, content
-                if content:
+                if isinstance(value, type):  # of its methods, those that the code goes through are looked into
+                    waiting += (v for v in content.values() if type(v) is not FunctionType)
+                elif content:
                     waiting += content.values() if isinstance(content, dict) else content
                 if issubclass(kind, CONTAINERS):
                     waiting += getattr(value, "__dict__", {}).values()

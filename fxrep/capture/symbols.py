@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import operator
 import sys
 from abc import abstractmethod
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -106,6 +108,8 @@ class InplaceAttribute(InplaceMixin, Attribute):
 
     @property
     def __class__(self) -> Any:
+        if _is_matched(sys._getframe(1)):
+            self.tracer.refuse(type)
         return METADATA_TYPES.get(self.attr, type(self))
 
     @__class__.setter
@@ -131,6 +135,8 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
     @property
     def __class__(self) -> Any:
         """Of a number, what ``isinstance`` asks for. Of a tensor, torch's own C code would take it for one."""
+        if _is_matched(sys._getframe(1)):
+            self.tracer.refuse(type)
         return (number_type(self.node) if is_number(self.node) else None) or type(self)
 
     @__class__.setter
@@ -188,6 +194,14 @@ class TensorProxy(InplaceProxy):
         return len(self._tensor)
 
 
+def _is_matched(frame: FrameType | None) -> bool:
+    """Whether a class is asked for by ``match``, which no function of its own answers."""
+    while frame is not None and frame.f_code.co_name == "__instancecheck__":
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_code[frame.f_lasti] == MATCH_CLASS
+
+
+MATCH_CLASS = dis.opmap["MATCH_CLASS"]
 ARITHMETIC = {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.pos}
 COMPARISONS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
 

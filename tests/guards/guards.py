@@ -2053,8 +2053,8 @@ guard.of("capture/code.py", OWN, HAZARDS, REGRESSIONS, ANY, RESULT)
 guard(
     "removal: hooks",
     "what a hook mentions is not taken out",
-    "return forward, reachable_from([forward, *hooks], module)",
-    "return forward, reachable_from([forward], module)",
+    "found = forward, reachable_from([forward, *hooks], module)",
+    "found = forward, reachable_from([forward], module)",
 )
 guard(
     "removal: tables of helpers",
@@ -2442,8 +2442,8 @@ guard(
 guard.of("capture/code.py", SYMBOLS)
 guard(
     "code: questions that no symbol hears",
-    "match and builtins.isinstance",
-    'if step.opname == "MATCH_CLASS" or (step.opname in READS and step.argval == "isinstance"):',
+    "builtins.isinstance",
+    'if step.opname in READS and step.argval == "isinstance":',
 )
 guard(
     "code: __class__",
@@ -2458,8 +2458,8 @@ guard(
 guard(
     "code: None in what is made",
     "a field of an object, or an item that is looked up, is None",
-    "none = any(map(_gives_none, codes)) or any(map(_makes_object, functions))",
-    "none = any(map(_gives_none, codes))",
+    "return any(_gives_none(function.__code__) or _makes_object(function) for function in functions)",
+    "return any(_gives_none(function.__code__) for function in functions)",
 )
 guard(
     "code: overridden methods",
@@ -2767,6 +2767,13 @@ guard(
     "a value is a tensor, wherever the code is",
     "return self._number() if is_number(self.node) else self._result()",
     "return type(self)",
+    tests=(SYMBOLS,),
+)
+guard(
+    "symbols: match",
+    "match asks for the class of a symbol",
+    "return frame is not None and frame.f_code.co_code[frame.f_lasti] == MATCH_CLASS",
+    "return False",
     tests=(SYMBOLS,),
 )
 guard(
