@@ -369,9 +369,6 @@ def _asks_for_identity(code: CodeType) -> bool:
             return True
         if step.opname in READS and step.argval == "isinstance":
             return True
-        named = step is not steps[-1] and steps[at + 1].argval in ("__name__", "__qualname__", "__module__")
-        if step.opname in READS and step.argval == "__class__" and not (named or _is_self(steps[at - 1], code)):
-            return True
         if step.opname != "IS_OP" or _is_none(steps[at - 1]):
             continue
         read = itertools.takewhile(lambda i: i.opname.startswith(("LOAD", "BINARY", "COMPARE")), steps[at - 1 :: -1])
@@ -380,6 +377,17 @@ def _asks_for_identity(code: CodeType) -> bool:
         if asked or any(i.opname == "COMPARE_OP" for i in operands[:2]):
             return True
     return any(_asks_for_identity(inner) for inner in code.co_consts if isinstance(inner, CodeType))
+
+
+@functools.lru_cache(maxsize=1024)
+def asks_for_class(code: CodeType, offset: int) -> bool:
+    """Whether the step at ``offset`` asks for a class by ``match`` or by ``x.__class__``, but for its name."""
+    steps = _steps(code)
+    for step, then in zip(steps, [*steps[1:], steps[-1]], strict=True):
+        if step.offset == offset:
+            named = then.argval in ("__name__", "__qualname__", "__module__")
+            return step.opname == "MATCH_CLASS" or (step.argval == "__class__" and not named)
+    return False
 
 
 def _asks_next(steps: list[dis.Instruction], at: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import io
 import operator
 import pickle
 import random
@@ -120,7 +121,8 @@ def outside(module: nn.Module) -> Outside:
     That is the global names that it mentions, each with its file's names, and the functions that keep something.
     """
     found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
-    _, functions = reachable_functions(module)
+    packages = {base.__module__.split(".")[0] for base in type(module).__mro__}
+    functions = [f for f in reachable_functions(module)[1] if not _is_installed(f, packages)]
     for function in functions:
         names = names_in(function.__code__)
         spaces, files = [function.__globals__], set[int]()
@@ -136,6 +138,12 @@ def outside(module: nn.Module) -> Outside:
                 elif isinstance(value, type) or not isinstance(value, (nn.Module, fx.Proxy, fx.Node, ModuleType)):
                     found[id(space), name] = space, name
     return list(found.values()), [function for function in functions if _kept_by(function)]
+
+
+def _is_installed(function: FunctionType, but: Collection[str]) -> bool:
+    """Whether a function is of an installed package whose state is no business of a model of another."""
+    package = (function.__module__ or "").split(".")[0]
+    return "site-packages" in function.__code__.co_filename and package not in but
 
 
 def _kept_by(function: FunctionType) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def _is_foreign(kind: type) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _iterates(kind: type) -> bool:
-    return hasattr(kind, "__next__") and not is_users(kind)
+    return hasattr(kind, "__next__") and not is_users(kind) and not issubclass(kind, io.IOBase)
 
 
 @functools.lru_cache(maxsize=256)

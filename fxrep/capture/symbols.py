@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import operator
 import sys
 from abc import abstractmethod
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 
+from .code import asks_for_class
 from .kinds import METADATA_ATTRIBUTES, is_number, reads_metadata
 from .results import gives_tensor
 
@@ -108,7 +108,7 @@ class InplaceAttribute(InplaceMixin, Attribute):
 
     @property
     def __class__(self) -> Any:
-        if _is_matched(sys._getframe(1)):
+        if _is_asked(sys._getframe(1)):
             self.tracer.refuse(type)
         return METADATA_TYPES.get(self.attr, type(self))
 
@@ -135,7 +135,7 @@ class InplaceProxy(InplaceMixin, fx.Proxy):
     @property
     def __class__(self) -> Any:
         """Of a number, what ``isinstance`` asks for. Of a tensor, torch's own C code would take it for one."""
-        if _is_matched(sys._getframe(1)):
+        if _is_asked(sys._getframe(1)):
             self.tracer.refuse(type)
         return (number_type(self.node) if is_number(self.node) else None) or type(self)
 
@@ -194,14 +194,15 @@ class TensorProxy(InplaceProxy):
         return len(self._tensor)
 
 
-def _is_matched(frame: FrameType | None) -> bool:
-    """Whether a class is asked for by ``match``, which no function of its own answers."""
+def _is_asked(frame: FrameType | None) -> bool:
+    """Whether code asks for a class by ``match`` or ``x.__class__``, which no function of its own answers."""
     while frame is not None and frame.f_code.co_name == "__instancecheck__":
         frame = frame.f_back
-    return frame is not None and frame.f_code.co_code[frame.f_lasti] == MATCH_CLASS
+    if frame is None or str(frame.f_globals.get("__name__")).split(".")[0] in ("torch", "fxrep"):
+        return False
+    return asks_for_class(frame.f_code, frame.f_lasti)
 
 
-MATCH_CLASS = dis.opmap["MATCH_CLASS"]
 ARITHMETIC = {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.pos}
 COMPARISONS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
 

@@ -2446,11 +2446,6 @@ guard(
     'if step.opname in READS and step.argval == "isinstance":',
 )
 guard(
-    "code: __class__",
-    "the class of a symbol is asked for",
-    'if step.opname in READS and step.argval == "__class__" and not (named or _is_self(steps[at - 1], code)):',
-)
-guard(
     "code: gradients",
     "a symbol has a gradient",
     "if step.opname in READS and step.argval in GRADIENTS and _asks_next(steps, at):",
@@ -2772,7 +2767,7 @@ guard(
 guard(
     "symbols: match",
     "match asks for the class of a symbol",
-    "return frame is not None and frame.f_code.co_code[frame.f_lasti] == MATCH_CLASS",
+    "return asks_for_class(frame.f_code, frame.f_lasti)",
     "return False",
     tests=(SYMBOLS,),
 )
