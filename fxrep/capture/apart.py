@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .bytecode import globals_in
 from .changes import CHANGING, containers_in, may_change_any, steps_in, steps_of
-from .code import DATA, globals_in, names_of, reachable_from, reachable_functions, users_function
+from .code import DATA, names_of, reachable_from, reachable_functions, users_function
 from .kinds import is_number
 from .piece import Piece
 from .walk import tensors

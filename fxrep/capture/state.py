@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .bytecode import names_in
 from .clone import ATOMIC, STANDARD
-from .code import is_users, names_in, reachable_functions, users_function
+from .code import is_users, reachable_functions, users_function
 
 MOST = 5000  # objects are looked into
 FIXED = ATOMIC - {type, FunctionType}

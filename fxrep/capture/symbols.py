@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute
 
-from .code import asks_for_class
+from .bytecode import asks_for_class
 from .kinds import METADATA_ATTRIBUTES, is_number, reads_metadata
 from .results import gives_tensor
 

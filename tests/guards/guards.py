@@ -2439,22 +2439,41 @@ guard(
     tests=(SYMBOLS,),
 )
 
-guard.of("capture/code.py", SYMBOLS)
+guard.of("capture/bytecode.py", SYMBOLS)
 guard(
-    "code: questions that no symbol hears",
+    "bytecode: questions that no symbol hears",
     "builtins.isinstance",
     'if step.opname in READS and step.argval == "isinstance":',
 )
 guard(
-    "code: gradients",
+    "bytecode: gradients",
     "a symbol has a gradient",
     "if step.opname in READS and step.argval in GRADIENTS and _asks_next(steps, at):",
 )
 guard(
+    "bytecode: None that is an argument",
+    "forward asks whether its argument is None",
+    "arguments |= given & sources",
+    "pass",
+)
+guard(
+    "bytecode: None that was computed",
+    "forward asks whether a result is None",
+    'result = result or "" in sources',
+    "pass",
+)
+guard(
+    "bytecode: giving None",
+    "code may give None",
+    'if _is_none(step) and code.co_name != "__init__":',
+)
+
+guard.of("capture/code.py", SYMBOLS)
+guard(
     "code: None in what is made",
     "a field of an object, or an item that is looked up, is None",
-    "return any(_gives_none(function.__code__) or _makes_object(function) for function in functions)",
-    "return any(_gives_none(function.__code__) for function in functions)",
+    "return any(gives_none(function.__code__) or _makes_object(function) for function in functions)",
+    "return any(gives_none(function.__code__) for function in functions)",
 )
 guard(
     "code: overridden methods",
@@ -2496,25 +2515,8 @@ guard(
 guard(
     "code: None in helpers",
     "a function that is handed the value asks whether it is None",
-    "other = other or any(any(_asks_for_none(f.__code__)) for f in helpers)",
+    "other = other or any(any(asks_for_none(f.__code__)) for f in helpers)",
     "pass",
-)
-guard(
-    "code: None that is an argument",
-    "forward asks whether its argument is None",
-    "arguments |= given & sources",
-    "pass",
-)
-guard(
-    "code: None that was computed",
-    "forward asks whether a result is None",
-    'result = result or "" in sources',
-    "pass",
-)
-guard(
-    "code: giving None",
-    "code may give None",
-    'if _is_none(step) and code.co_name != "__init__":',
 )
 guard(
     "code: modes that are held",

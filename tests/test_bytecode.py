@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fxrep.capture import code
+from fxrep.capture import bytecode
 
 Function = Callable[..., Any]
 
@@ -77,7 +77,7 @@ ASKS: list[tuple[Function, set[str], bool]] = [
 
 @pytest.mark.parametrize(("function", "arguments", "results"), ASKS, ids=[a[0].__name__ for a in ASKS])
 def test_who_asks_for_none(function: Function, arguments: set[str], results: bool) -> None:
-    assert code._asks_for_none(function.__code__) == (arguments, results)
+    assert bytecode.asks_for_none(function.__code__) == (arguments, results)
 
 
 def early(x: Any) -> Any:
@@ -108,7 +108,7 @@ GIVES: dict[str, tuple[Function, bool]] = {
 @pytest.mark.parametrize("case", GIVES)
 def test_who_gives_none(case: str) -> None:
     function, expected = GIVES[case]
-    assert code._gives_none(function.__code__) == expected
+    assert bytecode.gives_none(function.__code__) == expected
 
 
 QUESTIONS: dict[str, tuple[Function, bool]] = {
@@ -121,4 +121,4 @@ QUESTIONS: dict[str, tuple[Function, bool]] = {
 @pytest.mark.parametrize("case", QUESTIONS)
 def test_questions_that_no_symbol_hears(case: str) -> None:
     function, expected = QUESTIONS[case]
-    assert code._asks_for_identity(function.__code__) == expected
+    assert bytecode.asks_for_identity(function.__code__) == expected
