@@ -551,3 +551,23 @@ def test_a_buffer_that_is_written_to_and_never_read(skip: Any) -> None:
     merged = fxrep.reparameterize(program, skip=skip).module()
     assert relative_error(run(merged, x), run(program.module(), x)) <= 1e-9
     assert relative_error(merged.get_buffer("last"), model.norm(model.conv(x)).mean((0, 2, 3))) <= 1e-9
+
+
+class HalvesStatistics(nn.Module):
+    """Writes to the statistics of a norm whose value is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = ConvNorm(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Any:
+        self.norm.running_mean.mul_(0.5)  # type: ignore[union-attr, operator]
+        return self.conv(x) + self.norm(x)
+
+
+def test_a_decomposed_program_writes_to_the_statistics_of_a_norm() -> None:
+    model, x = randomize(HalvesStatistics()).double().eval(), torch.randn(2, 4, 5, 5).double()
+    program = torch.export.export(model, (x,)).run_decompositions()
+    merged, plain = fxrep.reparameterize(program).module(), program.module()
+    for _ in range(2):
+        assert relative_error(run(merged, x), run(plain, x)) <= 1e-9

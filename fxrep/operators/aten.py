@@ -201,6 +201,7 @@ def item(op: Operator) -> Linear:
         return window.crop(op, op.value(source), index)
     if index != 0:
         raise Illegal(f"{op.program.describe(op.node)} is not linear")
+    batch_norm(Operator(source, op.program, op.policy))  # which is refused, or else its value is no tensor
     return Linear((source,), lambda form: form, kind="norm")
 
 
