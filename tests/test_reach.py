@@ -77,6 +77,9 @@ class Counted:
         self.calls += 1
         return x * self.calls
 
+    def elsewhere(self, x: Any) -> Any:
+        return counted(x)
+
     @staticmethod
     def fixed(x: Any) -> Any:
         return counted(x)
@@ -96,6 +99,16 @@ class Overridden(Branches):
 
 
 class Overrides(Overridden):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)
+
+
+class OverriddenCounts(Branches):
+    def forward(self, x: Tensor) -> Any:
+        return counted(self.branches(x))
+
+
+class OverridesCounts(OverriddenCounts):
     def forward(self, x: Tensor) -> Any:
         return super().forward(x)
 
@@ -126,12 +139,14 @@ class Holds(Branches):
 
 COUNTING: dict[str, Callable[[], Branches]] = {
     "an overridden forward": Overrides,
+    "an overridden forward that counts elsewhere": OverridesCounts,
     "an overridden forward by its class": OverridesByName,
     "a property": ByProperty,
     "a static method": ByStaticMethod,
     "a function": lambda: Holds(counted),
     "an object": lambda: Holds(Counted()),
     "a method": lambda: Holds(Counted().own),
+    "a method that counts elsewhere": lambda: Holds(Counted().elsewhere),
     "a partial": lambda: Holds(functools.partial(step, {"calls": 0})),
     "a dictionary of Python's own": lambda: Holds(functools.partial(step, UserDict(calls=0))),
 }
@@ -228,3 +243,61 @@ def test_another_method_goes_on_to_the_branches(kind: type[Features]) -> None:
     merged = fxrep.reparameterize(model)
     assert relative_error(merged.features(x), model.features(x)) <= 1e-9
     assert relative_error(merged(x), model(x)) <= 1e-9
+
+
+class AsksByHeld(Branches):
+    def forward(self, x: Tensor) -> Any:
+        return self.branches(x) * (self.held() if self.held is not None else 1.0)
+
+
+def test_one_of_a_class_holds_code_that_asks_for_a_mode() -> None:
+    """What another of its class is known to mention is not all that it may do."""
+    model = nn.Sequential(AsksByHeld(), AsksByHeld(lambda: 2.0 if torch.is_grad_enabled() else 3.0))
+    randomize(model).double().eval()
+    merged, x = fxrep.reparameterize(model), image()
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            assert relative_error(merged(x), model(x)) <= 1e-9
+
+
+class Part(nn.Module):
+    """Another method goes on to the convolution without its norm, by a private one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def _stem(self, x: Tensor) -> Any:
+        return self.conv(x)
+
+    def features(self, x: Tensor) -> Any:
+        return self._stem(x)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.norm(self.conv(x))
+
+
+def test_another_method_goes_on_to_a_part() -> None:
+    model, x = randomize(Part()).double().eval(), image()
+    merged = fxrep.reparameterize(model)
+    assert relative_error(merged.features(x), model.features(x)) <= 1e-9
+    assert relative_error(merged(x), model(x)) <= 1e-9
+
+
+class HoldsMode(Branches):
+    """What it holds is called as in torch, and is it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_grad_enabled = torch.is_grad_enabled
+
+    def forward(self, x: Tensor) -> Any:
+        return self.branches(x) * (2.0 if self.is_grad_enabled() else 3.0)
+
+
+def test_a_held_function_that_asks_for_a_mode() -> None:
+    model, x = randomize(HoldsMode()).double().eval(), image()
+    merged = fxrep.reparameterize(model)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            assert relative_error(merged(x), model(x)) <= 1e-9

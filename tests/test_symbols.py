@@ -221,6 +221,7 @@ RESULTS: dict[str, tuple[str, Callable[[Any, Tensor], Any]]] = {
     "a shape": ("object", lambda found, y: yes(isinstance(found.shape, torch.Size))),
     "a field that is none": ("record", lambda found, y: yes(found.aux is None)),
     "a key that is not there": ("dict", lambda found, y: yes(found.get("b") is None)),
+    "a sum of arrays": ("array", lambda found, y: yes(isinstance(found + found, Tensor))),
     "an attribute": ("object", lambda found, y: yes(isinstance(found.data, tuple))),
     "no attribute": ("dict", lambda found, y: yes(hasattr(found, "mean"))),
     "callable": ("dict", lambda found, y: yes(callable(found))),
@@ -337,4 +338,21 @@ def test_none_that_has_nothing_to_do_with_the_result_is_no_reason_to_stop() -> N
     randomize(model).double().eval()
     merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
     assert fxrep.report(merged).merged
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+class Makes(Untraced):
+    """It does not mention None."""
+
+    def forward(self, x: Tensor) -> Any:
+        if x.sum() > 1e9:
+            return x
+        return Record(self.conv(x))
+
+
+def test_a_field_that_is_none_by_default() -> None:
+    model = Around("tensor", lambda found, y: yes(found.aux is None))
+    model.untraced = Makes("tensor")
+    randomize(model).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
     assert relative_error(run(merged, x), run(model, x)) <= 1e-9

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,14 @@ class Branches(nn.Module):
 
 class Names(Branches):
     def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * (2.0 if "Branches" in NAMES else 3.0)
+
+
+class Merges(Branches):
+    """Merges another model while it is traced itself, which patches Python's own functions, and restores them."""
+
+    def forward(self, x: Tensor) -> Any:
+        fxrep.explain(nn.Sequential(Branches()).eval())
         return super().forward(x) * (2.0 if "Branches" in NAMES else 3.0)
 
 
@@ -53,9 +62,10 @@ def test_threads_that_merge_at_once() -> None:
         assert_merged(model)
 
 
-def test_a_table_of_names_is_left_alone() -> None:
+@pytest.mark.parametrize("kind", [Names, Merges])
+def test_a_table_of_names_is_left_alone(kind: type[nn.Module]) -> None:
     known = dict(vars(builtins))
-    model = randomize(Names()).double().eval()
+    model = randomize(nn.Sequential(kind())).double().eval()
     merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
     assert vars(builtins) == known
     assert relative_error(merged(x), model(x)) <= 1e-9

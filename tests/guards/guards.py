@@ -839,6 +839,7 @@ guard(
     "what a norm returns besides its value is not its value",
     "if index != 0:",
     tests=(f"{OWN}::test_another_result_of_a_norm",),
+    needless="the rule of the norm itself is asked, and refuses one of which another item is read",
 )
 guard(
     "aten: training dropout",
@@ -2111,6 +2112,8 @@ guard(
     "the names of a file are not restored: Python's own are among them",
     "if kind in FIXED or id(value) in self.held or (kind is dict and not NAMESPACES.isdisjoint(value)):",
     "if kind in FIXED or id(value) in self.held:",
+    needless="nothing but a trace changes what such a dictionary holds meanwhile, and there is one at a time; "
+    "but to clear Python's own names would be the end of the process",
     tests=("tests/test_threads.py",),
 )
 guard(
@@ -2391,6 +2394,7 @@ guard(
     "a list and a tensor in another are a list",
     "if any(isinstance(argument, list | tuple | dict) for argument in n.args):",
     tests=(SYMBOLS,),
+    needless="what can be added to a list is no tensor, which the next condition finds",
 )
 guard(
     "results: operators",
@@ -2531,6 +2535,7 @@ guard(
     "return frozenset(v for v in named if isinstance(v, type) and issubclass(v, nn.Module) and is_users(v))",
     "return frozenset()",
     tests=(UNTRACED,),
+    needless="what the forward of a class mentions is found by the same walk, and stays",
 )
 
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
