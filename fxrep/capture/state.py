@@ -246,7 +246,8 @@ def _put_back(value: Any, content: Any) -> None:
 
 def _slots(kind: type) -> set[str]:
     """The names of the attributes that objects of a class have outside of their ``__dict__``."""
-    return {n for base in kind.__mro__ for n, slot in vars(base).items() if isinstance(slot, MemberDescriptorType)}
+    slots = (item for base in kind.__mro__ for item in vars(base).items())
+    return {n for n, slot in slots if isinstance(slot, MemberDescriptorType) and not n.startswith("__")}
 
 
 def _same(now: Any, before: Any) -> bool:
