@@ -356,3 +356,32 @@ def test_a_field_that_is_none_by_default() -> None:
     randomize(model).double().eval()
     merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
     assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+
+
+class Hands(nn.Module):
+    """Cannot be traced, and hands anything to a module that can."""
+
+    def __init__(self, asking: nn.Module, given: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.asking, self.given = asking, given
+
+    def forward(self, x: Tensor) -> Any:
+        if x.sum() > 1e9:
+            return x
+        return self.asking(self.given(x), x)
+
+
+HANDED: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Any]]] = {
+    "none": (lambda: Asking(lambda found, y: yes(found is None)), lambda x: None),
+    "none, asked by forward": (lambda: Optional(yes), lambda x: None),  # type: ignore[arg-type]
+    "a list": (lambda: Asking(lambda found, y: yes(isinstance(found, list))), lambda x: [x]),
+    "a tensor": (lambda: Asking(lambda found, y: yes(isinstance(found, Tensor))), lambda x: x),
+}
+
+
+@pytest.mark.parametrize("case", HANDED)
+def test_what_code_that_cannot_be_traced_hands_on(case: str) -> None:
+    asking, given = HANDED[case]
+    model = randomize(Hands(asking(), given)).double().eval()
+    merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
+    assert relative_error(run(merged, x), run(model, x)) <= 1e-9

@@ -1850,7 +1850,7 @@ guard(
     "plan: modes in code of its own",
     "a hook or a function on one instance may set a mode",
     "if has_own_code(module):",
-    tests=(f"{OWN}::test_a_forward_that_sets_autocast",),
+    tests=(f"{REACH}::test_one_of_a_class_holds_code_that_asks_for_a_mode",),
 )
 guard(
     "plan: names",
@@ -2078,6 +2078,7 @@ guard(
     "a counter in an object, a list in a list",
     "not all(_same(_content(value), content)",
     "not all(True",
+    tests=(f"{ANY}::test_code_around_a_join[a feature kept in a dictionary]",),
 )
 guard(
     "state: functions",
@@ -2337,6 +2338,7 @@ guard(
     "apart: a state of its own",
     "a default or what is around a function is kept between calls",
     "if code.co_flags & LAZY or function.__closure__ or vars(function) or not all(map(_is_data, defaults)):",
+    needless="what is kept in a default or around a function is compared, and code that changes it is not traced",
 )
 guard(
     "apart: other state",
@@ -2527,7 +2529,7 @@ guard(
     "what a module holds under the name of a mode may be the mode",
     "return isinstance(value, nn.Module) or (type(value) in DATA and value is not None)",
     "return True",
-    tests=(REGRESSIONS,),
+    tests=(REACH,),
 )
 guard(
     "code: forwards of classes",
