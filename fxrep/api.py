@@ -121,7 +121,7 @@ def reparameterize(
     if differentiable and (inplace or is_exported(model)):
         what = "inplace=True" if inplace else "an exported program"
         raise ValueError(f"differentiable=True needs the branches, which {what} drops")
-    with torch.inference_mode(False), torch.set_grad_enabled(differentiable), _collector_paused():
+    with torch.inference_mode(False), torch.set_grad_enabled(differentiable), _for_one_pass():
         # in functions of their own, so that all that they made is let go of before the collector looks at it
         if is_exported(model):
             return _reparameterize_exported(model, example_inputs, inplace, rule, selection, progress)
@@ -229,7 +229,7 @@ def explain(
     if is_exported(model):
         program = Exported(model)
         weights = program.parameters(model)
-        with torch.no_grad(), _collector_paused():
+        with torch.no_grad(), _for_one_pass():
             plan = _plan_exported(program, policy_named(policy), selection)
             report = make_report(plan)
             rewrite_flat(plan, program)
@@ -238,7 +238,7 @@ def explain(
         report.weigh(weights, program.parameters(result))
         return report
     assert isinstance(model, nn.Module)
-    with torch.no_grad(), _collector_paused():
+    with torch.no_grad(), _for_one_pass():
         _, observed = _observe(model, example_inputs)
         plan = make_plan(structural_copy(model), model, policy_named(policy), observed, selection=selection)
         report = make_report(plan, observed)
@@ -414,10 +414,10 @@ def _require_equal(expected: list[Tensor], found: list[Tensor], types: set[torch
 
 
 @contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Thousands of graph nodes in a row set off full garbage collections, which take longer than the pass itself.
+def _for_one_pass() -> Iterator[None]:
+    """Look at nobody's code twice, and pause the collector.
 
-    What is remembered for the time of a pass is forgotten then, too.
+    Thousands of graph nodes in a row set off full garbage collections, which take longer than the pass itself.
     """
     enabled = gc.isenabled()
     gc.disable()

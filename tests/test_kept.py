@@ -17,16 +17,8 @@ from torch import Tensor, nn
 
 import fxrep
 from fxrep.capture.state import State
+from tests.blocks import TwoBranches as Branches
 from tests.helpers import randomize, relative_error
-
-
-class Branches(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.a(x) + self.b(x)
 
 
 def counting() -> Callable[[], int]:

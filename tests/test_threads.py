@@ -12,19 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import fxrep
+from tests.blocks import TwoBranches as Branches
 from tests.helpers import randomize, relative_error
 
 NAMES = dict(globals())
 """As some registries do; with what Python puts into every file."""
-
-
-class Branches(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.a(x) + self.b(x)
 
 
 class Names(Branches):
@@ -47,7 +39,7 @@ def assert_merged(model: nn.Module) -> None:
 
 
 def test_threads_that_merge_at_once() -> None:
-    models = [nn.Sequential(Branches(), nn.ReLU(), Branches()) for _ in range(8)]
+    models = [nn.Sequential(Branches(4, 4), nn.ReLU(), Branches(4, 4)) for _ in range(8)]
     start = threading.Barrier(4)
 
     def merge(model: nn.Module) -> None:
