@@ -140,6 +140,44 @@ class Holds(Branches):
         return self.held(self.branches(x))
 
 
+class ByMadeName(Branches):
+    call: Callable[[Any, str], Any]
+
+    def call_last(self, x: Any) -> Any:
+        return counted(x)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.call(self.branches(x), "last")
+
+
+class ByFormatted(ByMadeName):
+    def call(self, x: Any, name: str) -> Any:
+        return getattr(self, f"call_{name}")(x)
+
+
+class ByJoined(ByMadeName):
+    def call(self, x: Any, name: str) -> Any:
+        return getattr(self, "call_" + name)(x)
+
+
+class ByPercent(ByMadeName):
+    def call(self, x: Any, name: str) -> Any:
+        return getattr(self, "call_%s" % name)(x)  # noqa: UP031
+
+
+class ByFormat(ByMadeName):
+    def call(self, x: Any, name: str) -> Any:
+        return getattr(self, "call_{}".format(name))(x)  # noqa: UP032
+
+
+class Wraps:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, x: Any) -> Any:
+        return self.function(x)
+
+
 COUNTING: dict[str, Callable[[], Branches]] = {
     "an overridden forward": Overrides,
     "an overridden forward that counts elsewhere": OverridesCounts,
@@ -147,6 +185,11 @@ COUNTING: dict[str, Callable[[], Branches]] = {
     "a property": ByProperty,
     "a static method": ByStaticMethod,
     "a function": lambda: Holds(counted),
+    "a name by an f-string": ByFormatted,
+    "a name by +": ByJoined,
+    "a name by %": ByPercent,
+    "a name by format": ByFormat,
+    "what an object holds": lambda: Holds(Wraps(counted)),
     "an object": lambda: Holds(Counted()),
     "a method": lambda: Holds(Counted().own),
     "a method that counts elsewhere": lambda: Holds(Counted().elsewhere),

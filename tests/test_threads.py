@@ -54,10 +54,41 @@ def test_threads_that_merge_at_once() -> None:
         assert_merged(model)
 
 
+class Sets(Branches):
+    def forward(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            self.last = super().forward(x)
+            return self.last.clone()
+
+
+def test_threads_that_run_models_meanwhile() -> None:
+    """Those of the thread that merges are traced, others compute."""
+    model = randomize(nn.Sequential(*(Branches(4, 4) for _ in range(8)))).double().eval()
+    other, x = randomize(nn.Sequential(Sets(4, 4), nn.ReLU(), Branches(4, 4))).double().eval(), torch.ones(2, 4, 5, 5)
+    expected, over = other(x.double()), threading.Event()
+
+    def work() -> int:
+        runs = 0
+        while not over.is_set():
+            assert torch.equal(other(x.double()), expected)
+            runs += 1
+        return runs
+
+    with ThreadPoolExecutor(2) as pool:
+        working = [pool.submit(work) for _ in range(2)]
+        try:
+            found = {len(fxrep.explain(model).merged) for _ in range(5)}
+        finally:
+            over.set()
+        assert all(each.result() for each in working)
+    assert found == {8}
+
+
 @pytest.mark.parametrize("kind", [Names, Merges])
 def test_a_table_of_names_is_left_alone(kind: type[nn.Module]) -> None:
-    known = dict(vars(builtins))
+    known, is_tensor = dict(vars(builtins)), torch.is_tensor
     model = randomize(nn.Sequential(kind())).double().eval()
     merged, x = fxrep.reparameterize(model), torch.randn(2, 4, 5, 5).double()
     assert vars(builtins) == known
+    assert torch.is_tensor is is_tensor
     assert relative_error(merged(x), model(x)) <= 1e-9

@@ -13,6 +13,7 @@ from .kinds import METADATA_ATTRIBUTES
 
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
 PASSING = ("LOAD", "PUSH_NULL", "KW_NAMES", "BUILD_SLICE", "PRECALL")
+MAKING = ("FORMAT", "CONVERT", "BUILD_STRING", "BINARY")
 GRADIENTS = {"grad", "grad_fn"}  # which a symbol always has
 READS = {"LOAD_ATTR", "LOAD_METHOD"}
 
@@ -29,6 +30,19 @@ def globals_in(code: CodeType) -> frozenset[str]:
 def names_in(code: CodeType) -> frozenset[str]:
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     return frozenset(code.co_names).union(*map(names_in, inner))
+
+
+@functools.lru_cache(maxsize=4096)
+def beginnings_in(code: CodeType) -> frozenset[str]:
+    """How the names may begin that a function's code makes at run time: ``getattr(x, f"to_{i}")``."""
+    inner = (beginnings_in(c) for c in code.co_consts if isinstance(c, CodeType))
+    found, steps = set[str](), _steps(code) if "getattr" in code.co_names else []
+    for at, step in enumerate(steps):
+        if step.opname == "LOAD_CONST" and isinstance(step.argval, str):
+            then = next(s for s in steps[at + 1 :] if s.argval == "format" or not s.opname.startswith("LOAD"))
+            if then.argval == "format" or then.opname.startswith(MAKING):
+                found.add(step.argval.partition("{")[0].partition("%")[0])
+    return frozenset(name for name in found if name.isidentifier()).union(*inner)
 
 
 @functools.lru_cache(maxsize=4096)

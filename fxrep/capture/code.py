@@ -22,6 +22,7 @@ from .bytecode import (
     asks_for_identity,
     asks_for_none,
     asks_for_types_in,
+    beginnings_in,
     chains_in,
     gives_none,
     globals_in,
@@ -116,6 +117,7 @@ class _Reached:
         self.spaces: list[dict[str, Any]] = []
         self.holders: set[type | ModuleType] = set()
         self.names: set[str] = set()
+        self.beginnings: tuple[str, ...] = ()
         self.waiting: list[object] = []
         self.seen: set[int] = set()
         self.kept: list[object] = []  # so that an id stays one's own
@@ -151,6 +153,12 @@ class _Reached:
     def _search(self, spaces: list[dict[str, Any]], names: set[str]) -> None:
         self.spaces += spaces
         self.waiting += (space[name] for space in spaces for name in names & space.keys())
+        self._complete(spaces, self.beginnings)
+
+    def _complete(self, spaces: list[dict[str, Any]], beginnings: tuple[str, ...]) -> None:
+        """Names that are made at run time may be any that begin so."""
+        if beginnings:
+            self.waiting += (space[name] for space in spaces for name in space if name.startswith(beginnings))
 
     def _look_into(self, function: FunctionType) -> None:
         self.waiting += _enclosed(function)
@@ -159,6 +167,8 @@ class _Reached:
         new = mentioned - self.names
         self.waiting += (space[name] for space in self.spaces for name in new & space.keys())
         self.names |= new
+        self.beginnings += (beginnings := tuple(beginnings_in(function.__code__)))
+        self._complete(self.spaces, beginnings)
         if "super" in new:  # a method goes on with one that it overrides
             self._search([base for h in self.holders if isinstance(h, type) for base in _bases(h)], self.names)
         for name in imports_in(function.__code__):
@@ -180,6 +190,9 @@ def _leads_to(value: object) -> Collection[object]:
     wrapped = getattr(value, "__wrapped__", None) if callable(value) else None
     if wrapped is not None:
         return (wrapped,)
+    if is_users(type(value)) and not isinstance(value, nn.Module):
+        held = getattr(value, "__dict__", {}).values()
+        return [v for v in held if isinstance(v, FunctionType | MethodType | functools.partial)]
     return _items(value)  # a table of helpers, say
 
 
@@ -313,7 +326,7 @@ def _asks(forward: FunctionType | None, functions: Collection[FunctionType]) -> 
     other = other or any(any(asks_for_none(f.__code__)) for f in helpers)
     identity = any(map(asks_for_identity, codes))
     names = {str(function.__globals__.get("__name__")) for function in functions}
-    files = frozenset(name for name in names if name.split(".")[0] not in {"torch", *sys.stdlib_module_names})
+    files = frozenset(name for name in names if name.split(".")[0] not in {"torch", "fxrep", *sys.stdlib_module_names})
     return Asks(identity, nones, handed, other, _may_give_none(functions), files)
 
 

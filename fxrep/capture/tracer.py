@@ -57,6 +57,11 @@ class Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
     trace_asserts = True
+    # What another thread that runs a module finds when the trace has just ended:
+    current: Call | None = None
+    apart: Apart | None = None
+    thread = 0
+    _autowrap_function_ids: set[int] = set()  # noqa: RUF012  # as fx declares it
 
     def __init__(
         self,
@@ -74,7 +79,6 @@ class Tracer(fx.Tracer):
         forget_types()
         self.calls: list[Call] = []
         self.call_of: dict[fx.Node, Call] = {}
-        self.current: Call | None = None
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
         self.nones: set[fx.Node] = set()
@@ -85,6 +89,7 @@ class Tracer(fx.Tracer):
         """Trace ``root``; raises whatever its forward raises when it is run on symbols."""
         self.inner = bool(path)
         with ONE_AT_A_TIME:
+            self.thread = threading.get_ident()
             return self._trace_piece(root, path)
 
     def _trace_piece(self, root: nn.Module, path: str) -> Piece:
@@ -172,6 +177,8 @@ class Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if self.is_elsewhere():
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         if type(m).__call__ is not nn.Module.__call__:  # its code around the call would be recorded and run again
             raise TypeError(f"'{path}' has a __call__ of its own")
@@ -213,6 +220,8 @@ class Tracer(fx.Tracer):
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self.is_elsewhere():
+            return attr_val
         if attr_val is None and self.current is not None:
             self.current.absent.add(attr)
         name = self.tensor_names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
@@ -290,6 +299,10 @@ class Tracer(fx.Tracer):
         """A symbol is asked for its value as a number."""
         self._guess()
         raise TypeError(f"{kind.__name__}() of a symbolic value")
+
+    def is_elsewhere(self) -> bool:
+        """Whether another thread asks, which runs a model: what a trace patches, it patches for all."""
+        return threading.get_ident() != self.thread
 
     # ------------------------------------------------------------------------------------------------------- helpers
     def _call_opaque(self, m: nn.Module, path: str, args: Any, kwargs: Any) -> Any:

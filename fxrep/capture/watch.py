@@ -8,7 +8,6 @@ import functools
 import inspect
 import random
 import sys
-import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -50,6 +49,8 @@ class Recorder(Protocol):
     current: Call | None
     apart: Any
     asks: Callable[[nn.Module], Asks]
+
+    def is_elsewhere(self) -> bool: ...
 
     def refuse(self, kind: Any) -> Any: ...
 
@@ -170,7 +171,6 @@ class reads_are_noted:
 
     def __enter__(self) -> None:
         tracer, read, write = self.tracer, nn.Module.__getattribute__, nn.Module.__setattr__
-        thread = threading.get_ident()
         self.own = vars(nn.Module).get("__getattribute__")  # there is none, unless somebody patched one in
 
         def noted(module: nn.Module, name: str) -> Any:
@@ -181,13 +181,14 @@ class reads_are_noted:
             except AttributeError:  # a child, or nothing
                 call = tracer.current
                 child = vars(module).get("_modules", {}).get(name)
-                if child is not None and call is not None and module is not call.module:
+                if child is not None and call is not None and module is not call.module and not tracer.is_elsewhere():
                     call.looked.add(child)
                 raise
             kind = type(value)
             if kind in NOTED or _is_noted(kind):  # type: ignore[arg-type]
                 call = tracer.current
-                assert call is not None
+                if call is None or tracer.is_elsewhere():
+                    return value
                 if name not in INHERITED:
                     if module is not call.module and kind not in PLAIN and call.state is not None:
                         call.state.add([value])
@@ -200,8 +201,7 @@ class reads_are_noted:
 
         def written(module: nn.Module, name: str, value: Any) -> None:
             call = tracer.current
-            assert call is not None
-            if module is not call.module and threading.get_ident() == thread:
+            if call is not None and module is not call.module and not tracer.is_elsewhere():
                 call.guessed = True  # it may catch the error
                 raise TypeError(f"its forward sets .{name} of another module")
             write(module, name, value)
@@ -291,7 +291,7 @@ def modes_are_noted(tracer: Recorder) -> Iterator[None]:
     def noting(enter: Callable[..., Any], name: str) -> Callable[..., Any]:
         @functools.wraps(enter)
         def note(*args: Any, **kwargs: Any) -> Any:
-            if tracer.current is not None:
+            if tracer.current is not None and not tracer.is_elsewhere():
                 tracer.current.modes.add(name)
             return enter(*args, **kwargs)
 

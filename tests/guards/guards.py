@@ -32,6 +32,7 @@ RESHAPES = "tests/test_reshape.py"
 RESULT = "tests/test_result.py"
 SIZES = "tests/test_sizes.py"
 SYMBOLS = "tests/test_symbols.py"
+THREADS = "tests/test_threads.py"
 TUTORIALS = "tests/test_tutorials.py"
 UNTRACED = "tests/test_untraced.py"
 
@@ -2064,6 +2065,20 @@ guard(
     "return ()",
     tests=(f"{ANY}::test_tops_that_cannot_be_traced",),
 )
+guard(
+    "removal: names made at run time",
+    "a method that is called by a name of parts counts calls",
+    "if beginnings:",
+    "if False:",
+    tests=(REACH,),
+)
+guard(
+    "removal: what an object holds",
+    "a function that counts calls is held by an object",
+    "return [v for v in held if isinstance(v, FunctionType | MethodType | functools.partial)]",
+    "return ()",
+    tests=(REACH,),
+)
 
 guard.of("capture/state.py", ANY)
 guard(
@@ -2215,7 +2230,7 @@ guard(
 guard(
     "state: other modules",
     "code sets an attribute of a child",
-    "if module is not call.module and threading.get_ident() == thread:",
+    "if call is not None and module is not call.module and not tracer.is_elsewhere():",
     "if False:",
 )
 guard.of("capture/changes.py", ANY)
@@ -2594,6 +2609,13 @@ guard(
 guard("subclasses: changed later", "a class may get another forward between two merges", "_BUILTIN.clear()", "pass")
 
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "trace: other threads",
+    "what another thread runs is no part of the graph",
+    "return threading.get_ident() != self.thread",
+    "return False",
+    tests=(THREADS,),
+)
 guard(
     "trace: weights",
     "what a forward did to weights while it was traced it does not do in the graph",
