@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, autocast, is_tensor, nn
+from torch import Tensor, autocast, fx, is_tensor, nn
 
 import fxrep
 from tests import questions
@@ -218,6 +218,21 @@ def test_no_symbol_stays_behind() -> None:
 
 
 # --------------------------------------------------------------------------------------- modes that are entered there
+def test_a_symbol_that_another_tool_left() -> None:
+    class Keeps(Branches):
+        def forward(self, x: Tensor) -> Any:
+            KEPT.append(x)
+            return self.branches(x) * len(KEPT)
+
+    graph = fx.Graph()
+    KEPT[:] = [fx.Proxy(graph.placeholder("x"))]
+    try:
+        model, x = randomize(Keeps()).double().eval(), image()
+        assert relative_error(fxrep.reparameterize(model)(x), 2 * model.branches(x)) <= 1e-9
+    finally:
+        KEPT.clear()
+
+
 class Narrow:
     """A context of the user's."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .bytecode import (
     asks_for_identity,
@@ -125,7 +125,7 @@ class _Reached:
     def run(self) -> list[FunctionType]:
         while self.waiting:
             value = self.waiting.pop()
-            if id(value) in self.seen or type(value) in DATA or isinstance(value, Tensor):
+            if id(value) in self.seen or type(value) in DATA or issubclass(type(value), Tensor | fx.Proxy):
                 continue
             self.seen.add(id(value))
             self.kept.append(value)
