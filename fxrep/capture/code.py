@@ -102,7 +102,9 @@ def reachable_from(
     """
     reached = _Reached(set(but))
     if module is not None:
-        reached.spaces.append(vars(module))
+        held = (v for key, v in vars(module).items() if key not in STANDARD and is_users(type(v)))
+        own = (getattr(v, "__dict__", {}) for v in held if not isinstance(v, nn.Module))
+        reached.spaces += [vars(module), *own]
         reached.hold(type(module))
     reached.waiting += roots
     return reached.run()
@@ -149,16 +151,18 @@ class _Reached:
             if "super" in self.names:
                 spaces += _bases(holder)
         self._search(spaces, self.names)
+        self._complete([holder], self.beginnings)
 
     def _search(self, spaces: list[dict[str, Any]], names: set[str]) -> None:
         self.spaces += spaces
         self.waiting += (space[name] for space in spaces for name in names & space.keys())
-        self._complete(spaces, self.beginnings)
 
-    def _complete(self, spaces: list[dict[str, Any]], beginnings: tuple[str, ...]) -> None:
-        """Names that are made at run time may be any that begin so."""
-        if beginnings:
-            self.waiting += (space[name] for space in spaces for name in space if name.startswith(beginnings))
+    def _complete(self, kinds: Iterable[type | ModuleType], beginnings: tuple[str, ...]) -> None:
+        """The name of a method that is made at run time may be any that begins so."""
+        for kind in kinds if beginnings else ():
+            if isinstance(kind, type) and issubclass(kind, nn.Module):
+                methods = _namespace(kind)  # type: ignore[arg-type]
+                self.waiting += (v for name, v in methods.items() if name.startswith(beginnings))
 
     def _look_into(self, function: FunctionType) -> None:
         self.waiting += _enclosed(function)
@@ -168,7 +172,7 @@ class _Reached:
         self.waiting += (space[name] for space in self.spaces for name in new & space.keys())
         self.names |= new
         self.beginnings += (beginnings := tuple(beginnings_in(function.__code__)))
-        self._complete(self.spaces, beginnings)
+        self._complete(self.holders, beginnings)
         if "super" in new:  # a method goes on with one that it overrides
             self._search([base for h in self.holders if isinstance(h, type) for base in _bases(h)], self.names)
         for name in imports_in(function.__code__):
@@ -190,9 +194,6 @@ def _leads_to(value: object) -> Collection[object]:
     wrapped = getattr(value, "__wrapped__", None) if callable(value) else None
     if wrapped is not None:
         return (wrapped,)
-    if is_users(type(value)) and not isinstance(value, nn.Module):
-        held = getattr(value, "__dict__", {}).values()
-        return [v for v in held if isinstance(v, FunctionType | MethodType | functools.partial)]
     return _items(value)  # a table of helpers, say
 
 

@@ -16,6 +16,7 @@ is kept as it is, and the pass is repeated; in practice it runs once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,9 +30,9 @@ from ..analysis.forms import ONE, Form, Scale, Term, atom, biases, price
 from ..analysis.known import has_channels, has_type
 from ..analysis.program import Program
 from ..analysis.selection import Selection
-from ..capture.piece import Call
 from ..convmap import ConvMap, Illegal, Window
 from ..operators import Linear, Operator, Stacked, Value, read
+from .blocks import Blocks
 
 CANDIDATES = 3
 """Forms that are kept for one node."""
@@ -398,20 +399,16 @@ class Analysis:
         interior = {n for region in self.regions.values() for n in region.interior}
         return {n for n in interior if n in self.required or not inside.issuperset(self._readers(n))}
 
-    def _check_reach(self, region: Region) -> None:
-        """Raise ``Illegal`` if convolutions of two modules would be composed that are more than a convolution each.
+    @functools.cached_property
+    def _blocks(self) -> Blocks:
+        return Blocks(self.program, self.linear)
 
-        Those are what people call on their own: a stage, a block.
-        """
-        call_of = region.program.piece.call_of
-        lines = {n: _lineage(call_of.get(n)) for n in region.nodes if self.linear[n].convolves}
-        for reader, line in lines.items():
-            for inner in self._composed_with(reader, region):
-                pairs = itertools.takewhile(lambda pair: pair[0] is pair[1], zip(line, lines[inner], strict=False))
-                common = sum(1 for _ in pairs)
-                blocks = [found[common] for found in (line, lines[inner]) if len(found) > common]
-                if any(sum(block in found for found in lines.values()) > 1 for block in blocks):
-                    raise Illegal("the convolutions of two blocks are not composed: each may be called on its own")
+    def _check_blocks(self, region: Region) -> None:
+        """Raise ``Illegal`` if the region would change what a module gives that people call on their own."""
+        convolves = [n for n in region.nodes if self.linear[n].convolves]
+        composed = ((n, inner) for n in convolves for inner in self._composed_with(n, region))
+        if self._blocks.divide(region.nodes, composed):
+            raise Illegal("what two blocks do is not composed: each may be called on its own")
 
     def _check_crops(self, region: Region) -> None:
         """Raise ``Illegal`` if a crop may leave nothing of an image: that is a value, which no convolution gives.
@@ -494,8 +491,8 @@ class Analysis:
             stride, extent = places.get(term.key, ((), ()))
             if not isinstance(term.map, ConvMap) and (set(stride) - {1} or any(extent)):
                 raise Illegal("a convolution's input is added to its output, which has another size")
+        self._check_blocks(region)
         if region.composes:
-            self._check_reach(region)
             self._check_crops(region)
         inside = {*region.nodes}
         own_values = (t.source for t in form.terms if t.source in self.linear and inside.issuperset(t.source.users))
@@ -528,8 +525,3 @@ class Analysis:
 def _folds(term: Term) -> bool:
     """Whether a factor on the term costs nothing or one multiplication by a number."""
     return isinstance(term.map, ConvMap) or (isinstance(term.map, Scale) and term.map.value.dim() == 0)
-
-
-def _lineage(call: Call | None) -> list[Call]:
-    """The calls that a call is inside of, outermost first, and itself."""
-    return [] if call is None else [*_lineage(call.parent), call]

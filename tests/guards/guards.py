@@ -1407,9 +1407,10 @@ guard(
     "if name and form is not None and form.source in sources:",
 )
 guard(
-    "reach",
-    "the convolutions of two blocks are not composed: each may be called on its own",
-    "if any(sum(block in found for found in lines.values()) > 1 for block in blocks):",
+    "blocks",
+    "what two blocks do is not composed: each may be called on its own",
+    "if self._blocks.divide(region.nodes, composed):",
+    tests=(COMPOSED,),
 )
 guard(
     "region: shift",
@@ -1535,6 +1536,25 @@ guard(
     "return others <= made",
 )
 
+guard.of("cover/blocks.py", COMPOSED)
+guard(
+    "blocks: more than a convolution",
+    "an encoder whose last layer would go into the decoder",
+    "self.operators[b] > operators[b] or convolutions[b] > 1",
+    "convolutions[b] > 1",
+)
+guard(
+    "blocks: several convolutions",
+    "a block of two branches, all of which would go into the next",
+    "self.operators[b] > operators[b] or convolutions[b] > 1",
+    "self.operators[b] > operators[b]",
+)
+guard(
+    "blocks: norms",
+    "a norm at the start of a head would go into the backbone",
+    "if len(several) == 2:",
+    "if False:",
+)
 guard.of("cover/placement.py", OWN, HAZARDS, REGRESSIONS, ANY)
 guard(
     "placement: forwards of classes",
@@ -2068,15 +2088,15 @@ guard(
 guard(
     "removal: names made at run time",
     "a method that is called by a name of parts counts calls",
-    "if beginnings:",
-    "if False:",
+    "for kind in kinds if beginnings else ():",
+    "for kind in ():",
     tests=(REACH,),
 )
 guard(
     "removal: what an object holds",
     "a function that counts calls is held by an object",
-    "return [v for v in held if isinstance(v, FunctionType | MethodType | functools.partial)]",
-    "return ()",
+    "reached.spaces += [vars(module), *own]",
+    "reached.spaces += [vars(module)]",
     tests=(REACH,),
 )
 
