@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import inspect
 import sys
-import textwrap
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -32,6 +31,7 @@ from .bytecode import (
     touched_in,
 )
 from .clone import ATOMIC, STANDARD
+from .text import flows_in, tree_of
 
 TO_LOOK_AT = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
 T = TypeVar("T")
@@ -248,7 +248,7 @@ def may_pass(caller: nn.Module, child: str, positional: int, keywords: Collectio
     """
     _, functions = reachable_functions(caller)
     for function in functions:
-        tree, local = _tree(function), _locals(function.__code__)
+        tree, local = tree_of(function), _locals(function.__code__)
         for call in ast.walk(tree) if tree is not None else ():
             if isinstance(call, ast.Call) and _may_be(call.func, child, local):
                 named = {keyword.arg for keyword in call.keywords}
@@ -268,13 +268,6 @@ def _may_be(called: ast.expr, child: str, local: Collection[str]) -> bool:
     while isinstance(root, ast.Attribute | ast.Subscript):
         root = root.value
     return not isinstance(root, ast.Name) or root.id in local
-
-
-def _tree(function: FunctionType) -> ast.AST | None:
-    try:
-        return ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return None
 
 
 def _locals(code: CodeType) -> set[str]:
@@ -362,14 +355,29 @@ def entry_points(cls: type) -> list[frozenset[str]]:
 
     With those of what it goes through, but for ``forward``.
     """
-    found = []
+    return [frozenset[str]().union(*map(names_of, functions)) for functions in _entered(cls)]
+
+
+@_by_class
+def entry_flows(cls: type) -> list[dict[str, set[str]]]:
+    """In each of those methods: the names of the parts that get what a part gives, and "" if anything else does."""
+    flows: list[dict[str, set[str]]] = []
+    for functions in _entered(cls):
+        flow: dict[str, set[str]] = {}
+        flows.append(flow)
+        for function in functions:
+            for name, readers in flows_in(function).items():
+                flow.setdefault(name, set()).update(readers)
+    return flows
+
+
+def _entered(cls: type) -> Iterator[list[FunctionType]]:
     for method in _entry_methods(cls):
         forward = users_function(getattr(cls, "forward", None))
         reached = _Reached({forward} if forward is not None else set())
         reached.hold(cls)
         reached.waiting.append(method)
-        found.append(frozenset[str]().union(*map(names_of, reached.run())))
-    return found
+        yield reached.run()
 
 
 @_by_class

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from ..analysis import effects
 from ..analysis.forms import Term
-from ..capture.code import entry_points
+from ..capture.code import entry_flows, entry_points
 from ..capture.piece import Call, Piece, iterate
 from ..capture.walk import join
 from ..convmap import ConvMap
@@ -299,7 +299,7 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
         return False
     call: Call | None = piece.call_of[placement.site]
     while call is not None:
-        if placement.in_place and not _whole(call, [*in_place, *leaves]):
+        if placement.in_place and not _whole(call, [*in_place, *leaves], placement.region.root):
             return False
         functions = [n for n in placement.passing if n not in leaves and piece.call_of[n] is call]
         if placement.in_place and functions and _is_entered(call, placement.site):
@@ -311,12 +311,20 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
     return all(usage.times[call.module] == twins for call in _rewritten(placement))
 
 
-def _whole(call: Call, nodes: list[fx.Node]) -> bool:
-    """Whether each way into the module of ``call`` runs all of ``nodes`` or none, and leaves their biases alone."""
+def _whole(call: Call, nodes: list[fx.Node], root: fx.Node) -> bool:
+    """Whether each way into the module of ``call`` runs all of ``nodes`` or none, and leaves their biases alone.
+
+    All means one after the other: nothing else gets what they give, but for ``root``.
+    """
     if "bias" in call.absent:  # code that asks for the bias of a convolution would see the merged one
         return False
+    kind: type = type(call.module)
     steps = {_step(str(n.target), call) for n in nodes}
-    return all(names.isdisjoint(steps) or names.issuperset(steps) for names in entry_points(type(call.module)))
+    ways = [names.issuperset(steps) for names in entry_points(kind) if not names.isdisjoint(steps)]
+    if not all(ways):
+        return False
+    inner = steps - {_step(str(root.target), call), None} if ways else set()
+    return all(flow.get(str(step), steps) <= steps for step in inner for flow in entry_flows(kind))
 
 
 def _is_entered(call: Call, node: fx.Node) -> bool:
