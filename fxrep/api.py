@@ -19,7 +19,7 @@ from .analysis.selection import Norms, Paths, Selection
 from .capture import Observation, Piece, capture_whole, check_model, owning_copy, structural_copy
 from .capture.code import looking_once
 from .capture.exported import Exported, Shapes, is_exported, replace_content, runnable
-from .capture.walk import parameters_of, tensors, walk
+from .capture.walk import parameters_of, tensors, walk, walk_paths
 from .findings import make_report
 from .plan import Plan, make_plan
 from .report import REPORT, Report
@@ -185,12 +185,16 @@ def _reparameterize_exported(
     return model if inplace else result
 
 
-def _paths(model: nn.Module | ExportedProgram) -> set[str]:
-    """The paths of a model's modules; of a graph's, also those that held its weights."""
+def _paths(model: nn.Module | ExportedProgram) -> dict[str, list[str]]:
+    """All paths of each module of a model, by each; of a graph's, also those that held its weights."""
     state = model.state_dict() if isinstance(model, nn.Module) else model.state_dict
-    modules = [name for name, _ in model.named_modules()] if isinstance(model, nn.Module) else []
     held = [path.split(".")[:i] for path in state for i in range(1, path.count(".") + 1)]
-    return {*modules, *map(".".join, held)}
+    found = {path: [path] for path in map(".".join, held)}
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in walk_paths(model) if isinstance(model, nn.Module) else ():
+        found[path] = paths.setdefault(module, [])
+        found[path].append(path)
+    return found
 
 
 def _plan_exported(

@@ -52,6 +52,16 @@ def test_gradients_of_a_block(block: str) -> None:
     assert fxrep.report(after).merged
 
 
+def test_once_more() -> None:
+    model = randomize(BLOCKS["RepVGG"]()).double()
+    after = fxrep.reparameterize(model, differentiable=True)
+    for options in ({}, {"norms": "keep"}, {"inplace": True}, {"example_inputs": (X,)}):
+        assert relative_error(run(fxrep.reparameterize(after, **options), X), run(model, X)) <= 1e-9
+    again = fxrep.reparameterize(after, differentiable=True)
+    again(X).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 @pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0"])
 def test_gradients_of_a_model(name: str) -> None:
     model = randomize(timm.create_model(name, num_classes=10)).double()

@@ -242,6 +242,32 @@ def test_torchscript_trace(model: Net, x: Tensor) -> None:
     torch.testing.assert_close(run(torch.jit.trace(after, x), x), run(after, x))
 
 
+class Settings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+        self.scale, self.times, self.mode, self.axes = 0.5, 2, "relu", (2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) + self.b(x) + x * self.scale
+        if self.mode == "relu":
+            y = y.relu() * self.times
+        return y + y.mean(self.axes, keepdim=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_torchscript_of_code_that_reads_settings(x: Tensor) -> None:
+    model = randomize(Settings())
+    after = fxrep.reparameterize(model)
+    torch.testing.assert_close(run(torch.jit.script(after), x), run(model, x), rtol=1e-4, atol=1e-5)
+    assert fxrep.report(after).merged
+    for name, value in {"scale": 1, "times": True, "mode": "", "axes": (3, 2)}.items():
+        another = copy.deepcopy(after)
+        setattr(another, name, value)
+        with pytest.raises(ValueError, match=f"merged by fxrep for self.{name}="):
+            another(x)
+
+
 def test_compile_eager(model: Net, x: Tensor) -> None:
     after = fxrep.reparameterize(model)
     torch._dynamo.reset()

@@ -35,6 +35,25 @@ def test_parts_by_path(options: dict[str, Any], convs: int) -> None:
     assert len(left) == (convs - 3) * 7
 
 
+@pytest.mark.parametrize(
+    ("options", "convs"),
+    [
+        ({"only": "neck"}, 4),
+        ({"only": "layers.1"}, 4),
+        ({"skip": "neck"}, 3),
+        ({"skip": lambda path: path.startswith("neck.")}, 3),
+    ],
+)
+def test_parts_by_their_second_path(options: dict[str, Any], convs: int) -> None:
+    """Whichever of the two the forward uses."""
+    blocks = nn.ModuleList(OriginalRepVGGBlock(4, 4) for _ in range(2))
+    for body in (lambda m, x: m.neck(m.layers[0](x)), lambda m, x: m.layers[1](m.layers[0](x))):
+        merged = fxrep.reparameterize(randomize(Made(body, layers=blocks, neck=blocks[1])), **options)
+        assert len(fxrep.report(merged).merged) == 1
+        where = "layers.0" if "skip" in options else "layers.1"
+        assert isinstance(merged.get_submodule(where).merged, C)
+
+
 def test_a_branch_that_is_left_out() -> None:
     model = Made(lambda m, x: m.a(x) + m.b(x) + m.c(x), **{name: ConvNorm(4, 4, 1) for name in "abc"})
     merged: Any = assert_merged(randomize(model), IMAGE, convs=2, norms=1, adds=1, skip="b.*")
@@ -72,6 +91,7 @@ def test_norms_of_a_residual_branch_stay() -> None:
     [
         ({"only": "stage"}, ValueError, "only='stage' fits no module"),
         ({"skip": ["0", "7"]}, ValueError, "skip='7' fits no module"),
+        ({"only": ""}, ValueError, "only='' fits no module"),
         ({"skip": [0]}, TypeError, "skip= takes paths"),
         ({"norms": "drop"}, ValueError, "unknown norms='drop'"),
     ],

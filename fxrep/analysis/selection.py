@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -22,9 +22,12 @@ class Selection:
     skip: Paths | None = None
     norms: Norms = "fold"
     known: dict[str, str | None] = field(default_factory=dict)
+    names: Mapping[str, Collection[str]] = field(default_factory=dict)
 
-    def check(self, paths: Callable[[], Collection[str]]) -> None:
-        """Raise for what cannot be meant: a pattern that none of the ``paths`` of the model fits, an unknown word.
+    def check(self, paths: Callable[[], Mapping[str, Collection[str]]]) -> None:
+        """Raise for what cannot be meant: a pattern that fits no module, an unknown word.
+
+        ``paths`` gives those of the model, and for each all paths to the same module.
 
         Raises:
             TypeError: a pattern is not a string.
@@ -33,12 +36,12 @@ class Selection:
         if self.norms not in get_args(Norms):
             raise ValueError(f"unknown norms={self.norms!r}; choose one of {', '.join(map(repr, get_args(Norms)))}")
         patterns = [(n, g) for n, g in (("only", self.only), ("skip", self.skip)) if g is not None and not callable(g)]
-        known = paths() if patterns else ()
+        self.names = paths() if self.restricts else {}
         for name, given in patterns:
             for pattern in [given] if isinstance(given, str) else given:
                 if not isinstance(pattern, str):
                     raise TypeError(f"{name}= takes paths of modules or a predicate, not a {type(pattern).__name__}")
-                if not any(fnmatch.fnmatchcase(path, pattern) for path in known):
+                if not any(path and fnmatch.fnmatchcase(path, pattern) for path in self.names):
                     raise ValueError(f"{name}={pattern!r} fits no module; see model.named_modules() for their paths")
 
     @property
@@ -48,8 +51,9 @@ class Selection:
     def reason(self, path: str) -> str | None:
         """Why an operator in the module at ``path`` is left alone; None if it is not."""
         if path not in self.known:
-            left_out = self.only is not None and not _fits(self.only, path)
-            skipped = self.skip is not None and _fits(self.skip, path)
+            names = self.names.get(path, (path,))
+            left_out = self.only is not None and not any(_fits(self.only, name) for name in names)
+            skipped = self.skip is not None and any(_fits(self.skip, name) for name in names)
             self.known[path] = "only= leaves it out" if left_out else "skip= leaves it out" if skipped else None
         return self.known[path]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -30,19 +31,19 @@ PROTOCOL = {
 
 def structural_copy(model: M) -> M:
     """A deep copy of ``model`` whose parameters and registered buffers are the caller's own tensors."""
-    copied: M = _copy(model, {id(t): t for t in tensors(model)} | _caches(model))
+    copied: M = _copy(model, _caches(model) | {id(t): t for t in tensors(model)})
     return copied
 
 
 def owning_copy(model: M, except_for: Iterable[Tensor] = ()) -> M:
     """A deep copy of ``model`` that shares the tensors ``except_for``, which the caller is about to drop from it."""
-    copied: M = _copy(model, {id(t): t for t in except_for} | _caches(model))
+    copied: M = _copy(model, _caches(model) | {id(t): t for t in except_for})
     return copied
 
 
 def copied_state(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
     """Copies of a module's attributes, but for what ``memo`` has an answer for."""
-    return _copy_state(vars(module), memo | _caches(module))
+    return _copy_state(vars(module), _caches(module) | memo)
 
 
 def with_tensors(module: nn.Module, cast: Callable[[Tensor], Tensor]) -> Any:
@@ -103,9 +104,9 @@ def _copy_state(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
 
 
 def _caches(model: nn.Module) -> dict[int, object]:
-    """Detached copies of tensors that ``forward`` has left behind: with a gradient, they refuse ``deepcopy``."""
+    """Detached copies of tensors that were computed, which refuse ``deepcopy``: those that ``forward`` left behind."""
     own = (v for _, module in walk(model) for key, v in vars(module).items() if key not in STANDARD)
-    values = _tensors(own)
+    values = chain(_tensors(own), tensors(model))  # the merged weights, where those of the branches are trained
     return {id(t): t.detach().clone() for t in values if t.grad_fn is not None}
 
 

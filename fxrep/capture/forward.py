@@ -172,7 +172,8 @@ def _differs(name: str, value: Any, names: dict[str, Any]) -> list[str]:
     if isinstance(value, Enum) and base is None:
         known = _name_of(type(value), names) if type(value).__members__.get(value.name) is value else ""
         return [f"{name} is not {known}.{value.name}"] if known else []
-    kind = [f"type({name}) is not {type(value).__name__}"] if type(value) in BUILTIN else []
+    kind = [f"not isinstance({name}, {type(value).__name__})"] if type(value) in BUILTIN else []  # as TorchScript knows
+    kind += [f"isinstance({name}, bool)"] if type(value) is int else []
     if base is not None:
         return [*kind, f"{name} != {base.__repr__(value)}" if value == value else f"{name} == {name}"]
     if isinstance(value, tuple | list):
