@@ -184,6 +184,7 @@ PARTS: dict[str, tuple[nn.Module, nn.Module, Tensor, tuple[int, int, int]]] = {
         chain(chain(C(4, 6, 1), nn.ReLU(), C(6, 4, 1), B(4))), chain(chain(C(4, 6, 1), nn.ReLU())), IMAGE, (3, 0, 0)),
     "a norm at the start of a head": (
         chain(C(4, 4, 3), nn.ReLU(), C(4, 4, 1)), chain(B(4), nn.ReLU(), C(4, 2, 1)), IMAGE, (3, 1, 0)),
+    "a norm at the end of a backbone": (chain(C(4, 4, 3), nn.ReLU(), B(4)), C(4, 2, 1), IMAGE, (2, 1, 0)),
     "a scale at the end of a stage": (
         chain(C(4, 4, 3), nn.ReLU(), Made(lambda m, x: x * m.s, s=nn.Parameter(torch.randn(4, 1, 1)))),
         chain(C(4, 4, 1), nn.ReLU(), C(4, 2, 1)), IMAGE, (3, 0, 0)),

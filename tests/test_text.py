@@ -100,14 +100,110 @@ def test_one_after_the_other(kind: type[Net]) -> None:
 
 @pytest.mark.parametrize("kind", [Appended, ReadLater, InOneBranch, AfterBranches, Added, Given, Walrus])
 def test_a_value_on_the_way_is_read(kind: type[Net]) -> None:
-    assert "" in flows_in(kind.__dict__["taps"])["conv"]
+    assert not flows_in(kind.__dict__["taps"])["conv"].isdisjoint({"", "return"})
     check(kind, whole=False)
+
+
+class Bottleneck(Net):
+    """As in a dense layer: what forward has in a method of its own gives the convolution's value to forward alone."""
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y  # noqa: RET504
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.bottleneck(x))
+
+    def taps(self, x: Tensor) -> Any:
+        return self.norm(self.bottleneck(x))
+
+
+class Returned(Bottleneck):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class NormAct(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
+        )
+        return y.relu()
+
+
+@pytest.mark.parametrize(("kind", "norms"), [(Appended, 1), (OneByOne, 0), (Bottleneck, 0), (Returned, 1)])
+def test_a_norm_of_its_own_code(kind: type[Net], norms: int) -> None:
+    model, x = kind(), torch.randn(2, 3, 5, 5).double()
+    model.norm = NormAct(4)
+    randomize(model).double().eval()
+    merged: Any = fxrep.reparameterize(model)
+    assert fxrep.report(merged).after["norm"] == norms
+    with torch.no_grad():
+        for after, before in zip(merged.taps(x), model.taps(x), strict=True):
+            assert relative_error(after, before) <= 1e-9
 
 
 def test_without_its_text() -> None:
     space: dict[str, Any] = {}
     exec("def taps(self, x):\n    y = self.conv(x)\n    return self.norm(y), y", space)
     check(type("Made", (Net,), {"taps": space["taps"]}), whole=False)
+
+
+class Items(nn.Module):
+    """The norm at the start of the second goes into the first, unless a method reads what that gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        second = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 1))
+        self.parts = nn.Sequential(nn.Conv2d(3, 3, 3), second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x)
+
+    def taps(self, x: Tensor) -> Any:
+        return [self.parts(x)]
+
+
+class InTurn(Items):
+    def taps(self, x: Tensor) -> Any:
+        found = []
+        for part in self.parts:
+            x = part(x)
+            found.append(x)
+        return found
+
+
+class ByChildren(Items):
+    def taps(self, x: Tensor) -> Any:
+        return [x := part(x) for part in self.parts.children()]
+
+
+class InSlices(Items):
+    def taps(self, x: Tensor) -> Any:
+        return [self.parts[:1](x)]
+
+
+class Outer(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(inner)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x)
+
+    def taps(self, x: Tensor) -> Any:
+        return self.inner[0].taps(x)
+
+
+@pytest.mark.parametrize("kind", [Items, InTurn, ByChildren, InSlices])
+@pytest.mark.parametrize("outer", [lambda inner: inner, Outer])
+def test_parts_one_by_one(kind: type[Items], outer: Callable[[Any], Any]) -> None:
+    model, x = randomize(outer(kind())).double().eval(), torch.randn(2, 3, 5, 5).double()
+    merged: Any = fxrep.reparameterize(model)
+    assert fxrep.report(merged).after["norm"] == (kind is not Items)
+    with torch.no_grad():
+        for after, before in zip(merged.taps(x), model.taps(x), strict=True):
+            assert relative_error(after, before) <= 1e-9
 
 
 def check(kind: type[Net], whole: bool) -> None:

@@ -16,6 +16,7 @@ PASSING = ("LOAD", "PUSH_NULL", "KW_NAMES", "BUILD_SLICE", "PRECALL")
 MAKING = ("FORMAT", "CONVERT", "BUILD_STRING", "BINARY")
 GRADIENTS = {"grad", "grad_fn"}  # which a symbol always has
 READS = {"LOAD_ATTR", "LOAD_METHOD"}
+CHILDREN = {"children", "named_children", "_modules", "values", "items"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -77,6 +78,17 @@ def chains_in(code: CodeType) -> frozenset[tuple[str, str]]:
             last = last if index else ""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     return frozenset(found).union(*map(chains_in, inner))
+
+
+@functools.lru_cache(maxsize=4096)
+def values_in(code: CodeType) -> frozenset[str]:
+    """The names that are read off the first argument for more than a call or an attribute: to go through, say."""
+    found, steps = set[str](), _steps(code)
+    for before, step, then in zip(steps, steps[1:], steps[2:], strict=False):
+        read = step.opname == "LOAD_ATTR" and "NULL" not in step.argrepr and _is_self(before, code)  # not called
+        if read and (then.opname not in READS or then.argval in CHILDREN):
+            found.add(step.argval)
+    return frozenset(found)
 
 
 @functools.lru_cache(maxsize=4096)

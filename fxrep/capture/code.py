@@ -29,6 +29,7 @@ from .bytecode import (
     mentions_in,
     names_in,
     touched_in,
+    values_in,
 )
 from .clone import ATOMIC, STANDARD
 from .text import flows_in, tree_of
@@ -355,20 +356,48 @@ def entry_points(cls: type) -> list[frozenset[str]]:
 
     With those of what it goes through, but for ``forward``.
     """
-    return [frozenset[str]().union(*map(names_of, functions)) for functions in _entered(cls)]
+    return [names for names, _ in _entries(cls)]
+
+
+@_by_class
+def entry_values(cls: type) -> frozenset[str]:
+    """The names of parts that those methods may go through, item by item."""
+    return frozenset[str]().union(*(values for _, values in _entries(cls)))
+
+
+@_by_class
+def _entries(cls: type) -> list[tuple[frozenset[str], frozenset[str]]]:
+    none = frozenset[str]()
+    return [
+        (none.union(*map(names_of, functions)), none.union(*(values_in(f.__code__) for f in functions)))
+        for functions in _entered(cls)
+    ]
 
 
 @_by_class
 def entry_flows(cls: type) -> list[dict[str, set[str]]]:
-    """In each of those methods: the names of the parts that get what a part gives, and "" if anything else does."""
+    """In each of those methods: the names of the parts that get what a part gives, and "" if anything else does.
+
+    What a method returns that ``forward`` goes through, ``forward`` goes on with.
+    """
     flows: list[dict[str, set[str]]] = []
+    own = _names_from(cls, getattr(cls, "forward", None))
     for functions in _entered(cls):
         flow: dict[str, set[str]] = {}
         flows.append(flow)
         for function in functions:
+            goes_on = function.__name__ in own
             for name, readers in flows_in(function).items():
-                flow.setdefault(name, set()).update(readers)
+                others = {""} if "return" in readers and not goes_on else set[str]()
+                flow.setdefault(name, set()).update(others | (readers - {"return"}))
     return flows
+
+
+def _names_from(cls: type, forward: object) -> frozenset[str]:
+    reached = _Reached(set())
+    reached.hold(cls)
+    reached.waiting.append(forward)
+    return frozenset[str]().union(*map(names_of, reached.run()))
 
 
 def _entered(cls: type) -> Iterator[list[FunctionType]]:

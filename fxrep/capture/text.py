@@ -19,7 +19,7 @@ def tree_of(function: FunctionType) -> ast.AST | None:
 def flows_in(function: FunctionType) -> dict[str, set[str]]:
     """For each part that a method calls, ``self.part(..)``: the parts that get its value, "" if anything else does.
 
-    Without its text, anything may.
+    "return" if its caller does. Without its text, anything may.
     """
     tree = tree_of(function)
     if tree is None:
@@ -58,6 +58,8 @@ class _Flows:
         outer = self.around[value]
         if isinstance(outer, ast.Assign) and len(outer.targets) == 1 and isinstance(outer.targets[0], ast.Name):
             return {reader for name in self._read_after(outer, outer.targets[0]) for reader in self._readers(name)}
+        if isinstance(outer, ast.Return):
+            return {"return"}
         part = self._part(outer)
         return {part} if part is not None and isinstance(outer, ast.Call) and value in outer.args else {""}
 

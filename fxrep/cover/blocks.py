@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
-from itertools import chain, takewhile
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from torch import fx
 
@@ -28,23 +28,37 @@ class Blocks:
         self.operators = self._count(operators)
         self.convolutions = self._count(filter(self._convolves, operators))
 
-    def divide(self, nodes: Collection[fx.Node], composed: Iterable[Pair]) -> bool:
-        """Whether the operators of a region are in blocks that people may call one without the other.
+    def divide(self, nodes: Sequence[fx.Node], composed: Iterable[Pair]) -> bool:
+        """Whether the operators of a region, in program order, are in blocks that may be called one without the other.
 
-        No convolution leaves or enters a block to be ``composed``: pairs of one and another that it reads. A norm or a
-        scale does, but not from a block with other convolutions into another such.
+        No convolution leaves or enters a block to be ``composed``: pairs of one and another that it reads. Neither does
+        a norm or a scale leave a block for a later convolution; for an earlier one it does, but not from a block with
+        other convolutions into another such.
         """
         if len({self.call_of.get(n) for n in nodes}) == 1:
             return False
         lines = {n: _lineage(self.call_of.get(n)) for n in nodes}
         operators, convolutions = self._count(nodes), self._count(filter(self._convolves, nodes))
-        for pair in composed:
-            if any(self.operators[b] > operators[b] or convolutions[b] > 1 for b in _apart(pair, lines)):
+
+        def does_more(block: Call | None) -> bool:
+            return block is not None and (self.operators[block] > operators[block] or convolutions[block] > 1)
+
+        def has_others(block: Call | None) -> bool:
+            return block is not None and self.convolutions[block] > convolutions[block]
+
+        for one, other in composed:
+            if does_more(_around(one, other, lines)) or does_more(_around(other, one, lines)):
                 return True
-        for pair in ((n, operand) for n in nodes for operand in self.linear[n].operands if operand in lines):
-            several = [b for b in _apart(pair, lines) if self.convolutions[b] > convolutions[b]]
-            if len(several) == 2:
-                return True
+        before_one: set[fx.Node] = set()  # what a convolution of the region is behind
+        for reader in reversed(nodes):
+            for node in lines.keys() & self.linear[reader].operands:
+                block = _around(node, reader, lines)
+                if self._convolves(reader) or reader in before_one:
+                    before_one.add(node)
+                    if does_more(block):
+                        return True
+                if has_others(block) and has_others(_around(reader, node, lines)):
+                    return True
         return False
 
     def _convolves(self, node: fx.Node) -> bool:
@@ -54,11 +68,9 @@ class Blocks:
         return Counter(chain.from_iterable(_lineage(self.call_of.get(n)) for n in nodes))
 
 
-def _apart(pair: Pair, lines: dict[fx.Node, list[Call]]) -> list[Call]:
-    """The outermost calls that one of the two nodes is inside of, and not the other."""
-    one, other = lines[pair[0]], lines[pair[1]]
-    common = sum(1 for _ in takewhile(lambda calls: calls[0] is calls[1], zip(one, other, strict=False)))
-    return [line[common] for line in (one, other) if len(line) > common]
+def _around(node: fx.Node, other: fx.Node, lines: dict[fx.Node, list[Call]]) -> Call | None:
+    """The outermost call that ``node`` is inside of, and ``other`` is not."""
+    return next((call for call in lines[node] if call not in lines[other]), None)
 
 
 def _lineage(call: Call | None) -> list[Call]:

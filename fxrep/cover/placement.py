@@ -221,7 +221,7 @@ def _becomes(term: Term) -> object:
 def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
     """Why the edits do not fit all that uses the modules that they change."""
     if not _fits(placement, twins, usage):
-        return "it is shared: a module in it is also called in another way"
+        return "a module in it is also called in another way"
     piece = placement.piece
     if not placement.in_place and _is_the_callers(placement):
         return "it writes in place to a value of its caller's, who may go on with that"
@@ -275,9 +275,11 @@ def _is_run_alone(call: Call, placement: Placement, usage: Usage) -> bool:
     Of the module around it, ``_fits`` looks at the methods.
     """
     piece = placement.piece
-    edited = [str(n.target) if n.op == "call_module" else piece.where(n) for n in _touched(placement)]
-    ways = usage.ways_to(join(piece.path, call.path))
-    return any(not all(way in usage.ways_to(join(piece.path, path)) for path in edited) for way in ways)
+    paths = [join(piece.path, _path(piece, n)) for n in _touched(placement)]
+    ways, items = usage.ways_to(join(piece.path, call.path)), usage.items_on(join(piece.path, call.path))
+    if any(not all(way in usage.ways_to(path) for path in paths) for way in ways):
+        return True
+    return any(not all(f"{path}.".startswith(f"{item}.") for path in paths) for item in items)
 
 
 def _is_the_callers(placement: Placement) -> bool:
@@ -299,32 +301,39 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
         return False
     call: Call | None = piece.call_of[placement.site]
     while call is not None:
-        if placement.in_place and not _whole(call, [*in_place, *leaves], placement.region.root):
+        if placement.in_place and not _whole(call, placement):
             return False
         functions = [n for n in placement.passing if n not in leaves and piece.call_of[n] is call]
         if placement.in_place and functions and _is_entered(call, placement.site):
             return False
         if not placement.in_place:
             around = _step(piece.call_of[placement.site].path, call)
-            placement.swapped = [n for n in placement.swapped if not _on_its_own(n, around, call)]
+            placement.swapped = [n for n in placement.swapped if not _on_its_own(str(n.target), around, call)]
         call = call.parent
-    return all(usage.times[call.module] == twins for call in _rewritten(placement))
+    rewritten = _rewritten(placement)
+    return all(usage.times[call.module] == twins and not _is_missed(call, placement) for call in rewritten)
 
 
-def _whole(call: Call, nodes: list[fx.Node], root: fx.Node) -> bool:
-    """Whether each way into the module of ``call`` runs all of ``nodes`` or none, and leaves their biases alone.
+def _whole(call: Call, placement: Placement) -> bool:
+    """Whether each way into the module of ``call`` runs all that is edited or none, and leaves their biases alone.
 
-    All means one after the other: nothing else gets what they give, but for ``root``.
+    All means one after the other: nothing but the next gets what one gives, unless it is the last.
     """
     if "bias" in call.absent:  # code that asks for the bias of a convolution would see the merged one
         return False
     kind: type = type(call.module)
-    steps = {_step(str(n.target), call) for n in nodes}
-    ways = [names.issuperset(steps) for names in entry_points(kind) if not names.isdisjoint(steps)]
+    modules = {_step(str(n.target), call) for n in _touched(placement) if n.op == "call_module"}
+    ways = [names.issuperset(modules) for names in entry_points(kind) if not names.isdisjoint(modules)]
     if not all(ways):
         return False
-    inner = steps - {_step(str(root.target), call), None} if ways else set()
-    return all(flow.get(str(step), steps) <= steps for step in inner for flow in entry_flows(kind))
+    steps = {step for n in _touched(placement) if (step := _step(_path(placement.piece, n), call)) is not None}
+    inner = steps - {_step(_path(placement.piece, placement.region.root), call)} if ways else ()
+    return all(flow.get(step, steps) <= steps for step in inner for flow in entry_flows(kind))
+
+
+def _path(piece: Piece, node: fx.Node) -> str:
+    """The module that a node calls, or the one in whose code it is."""
+    return str(node.target) if node.op == "call_module" else piece.where(node)
 
 
 def _is_entered(call: Call, node: fx.Node) -> bool:
@@ -332,9 +341,20 @@ def _is_entered(call: Call, node: fx.Node) -> bool:
     return any(_step(str(node.target), call) in names for names in entry_points(type(call.module)))
 
 
-def _on_its_own(node: fx.Node, around: str | None, call: Call) -> bool:
-    """Whether some way into the module of ``call`` runs ``node`` without what is merged, which is in ``around``."""
-    step = _step(str(node.target), call)
+def _is_missed(call: Call, placement: Placement) -> bool:
+    """Whether some way into a module around runs that of ``call``, whose forward changes, without what is merged."""
+    piece, outer = placement.piece, call.parent
+    site = _path(piece, placement.site) if placement.in_place else piece.call_of[placement.site].path
+    while outer is not None:
+        if _on_its_own(call.path, _step(site, outer), outer):
+            return True
+        outer = outer.parent
+    return False
+
+
+def _on_its_own(path: str, around: str | None, call: Call) -> bool:
+    """Whether some way into the module of ``call`` runs what is at ``path`` without what is merged, in ``around``."""
+    step = _step(path, call)
     ways = (names for names in entry_points(type(call.module)) if step != around and step in names)
     return any(around not in names for names in ways)
 

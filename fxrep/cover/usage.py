@@ -11,7 +11,15 @@ from itertools import pairwise
 from torch import fx, nn
 
 from ..analysis.program import Program
-from ..capture.code import asks_for_types, classes_run_by, entry_chains, entry_points, reachable_names, touched_names
+from ..capture.code import (
+    asks_for_types,
+    classes_run_by,
+    entry_chains,
+    entry_points,
+    entry_values,
+    reachable_names,
+    touched_names,
+)
 from ..capture.piece import Call, Piece
 from ..capture.walk import join, modules_in, tensors, walk_paths
 
@@ -84,6 +92,19 @@ class Usage:
             ways = entry_chains(type(self.model.get_submodule(outer))) if len(names) > 1 else ()
             found += [(outer, chains) for chains in ways if set(pairwise(names)) <= chains]
         return found
+
+    def items_on(self, path: str) -> list[str]:
+        """The modules on a path that a method, beside forward, of a module farther out comes by one by one."""
+        steps, found = path.split("."), []
+        for i, (step, _) in enumerate(pairwise(steps)):
+            if step in self._values and step in entry_values(type(self.model.get_submodule(".".join(steps[:i])))):
+                found.append(".".join(steps[: i + 2]))
+        return found
+
+    @functools.cached_property
+    def _values(self) -> set[str]:
+        kinds = {type(module) for module in modules_in(self.model)}
+        return set[str]().union(*map(entry_values, kinds))
 
     @functools.cached_property
     def _ends(self) -> set[str]:

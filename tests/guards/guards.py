@@ -32,6 +32,7 @@ RESHAPES = "tests/test_reshape.py"
 RESULT = "tests/test_result.py"
 SIZES = "tests/test_sizes.py"
 SYMBOLS = "tests/test_symbols.py"
+TEXT = "tests/test_text.py"
 THREADS = "tests/test_threads.py"
 TUTORIALS = "tests/test_tutorials.py"
 UNTRACED = "tests/test_untraced.py"
@@ -1603,7 +1604,21 @@ guard(
 guard(
     "in place: ways in",
     "a method that runs the convolution without its norm",
-    "if placement.in_place and not _whole(call, [*in_place, *leaves]):",
+    "if not all(ways):",
+)
+guard(
+    "in place: values on the way",
+    "a method that reads what the convolution gives, and goes on with its norm",
+    "return all(flow.get(step, steps) <= steps for step in inner for flow in entry_flows(kind))",
+    "return True",
+    tests=(TEXT,),
+)
+guard(
+    "in place: items",
+    "a method that goes through the parts of a Sequential one by one",
+    'return any(not all(f"{path}.".startswith(f"{item}.") for path in paths) for item in items)',
+    "return False",
+    tests=(TEXT,),
 )
 guard(
     "in place: bias",
@@ -2549,8 +2564,8 @@ guard("code: wrappers", "what a cache or a decorator is around", "return (wrappe
 guard(
     "code: methods that go on",
     "another method of the module goes on with branches by a private one",
-    "found.append(frozenset[str]().union(*map(names_of, reached.run())))",
-    "found.append(names_of(method))",
+    "yield reached.run()",
+    "yield [method]",
     tests=(REACH,),
 )
 guard(
@@ -2964,8 +2979,8 @@ guard(
 guard(
     "forward: types of values",
     "True is not 1",
-    'kind = [f"type({name}) is not {type(value).__name__}"] if type(value) in BUILTIN else []',
-    "kind = []",
+    'kind += [f"isinstance({name}, bool)"] if type(value) is int else []',
+    "pass",
     tests=(f"{UNTRACED}::test_an_argument_that_is_another_one_than_then",),
 )
 guard(
