@@ -143,6 +143,15 @@ def test_a_norm_of_its_own_code(kind: type[Net], norms: int) -> None:
             assert relative_error(after, before) <= 1e-9
 
 
+def test_a_method_without_the_norm() -> None:
+    model, x = randomize(Bottleneck()).double().eval(), torch.randn(2, 3, 5, 5).double()
+    merged: Any = fxrep.reparameterize(model)
+    with torch.no_grad():
+        assert relative_error(merged.bottleneck(x), model.bottleneck(x)) <= 1e-9
+        assert relative_error(merged(x), model(x)) <= 1e-9
+    assert fxrep.report(merged).merged
+
+
 def test_without_its_text() -> None:
     space: dict[str, Any] = {}
     exec("def taps(self, x):\n    y = self.conv(x)\n    return self.norm(y), y", space)
@@ -204,6 +213,32 @@ def test_parts_one_by_one(kind: type[Items], outer: Callable[[Any], Any]) -> Non
     with torch.no_grad():
         for after, before in zip(merged.taps(x), model.taps(x), strict=True):
             assert relative_error(after, before) <= 1e-9
+
+
+class Classifies(nn.Module):
+    """The norm at the end of the features could go into the classifier, but for who wants the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Sequential(nn.BatchNorm2d(3))
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(3, 2)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.last(x.relu())
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(x).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def test_a_norm_of_the_features() -> None:
+    model, x = randomize(Classifies()).double().eval(), torch.randn(2, 3, 5, 5).double()
+    merged: Any = fxrep.reparameterize(model)
+    with torch.no_grad():
+        assert relative_error(merged.forward_features(x), model.forward_features(x)) <= 1e-9
+        assert relative_error(merged(x), model(x)) <= 1e-9
 
 
 def check(kind: type[Net], whole: bool) -> None:
