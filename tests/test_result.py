@@ -246,7 +246,7 @@ class Settings(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
-        self.scale, self.times, self.mode, self.axes = 0.5, 2, "relu", (2, 3)
+        self.scale, self.times, self.mode, self.axes = 0.5, 1, "relu", (2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x) + self.b(x) + x * self.scale

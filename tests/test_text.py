@@ -152,6 +152,18 @@ def test_a_method_without_the_norm() -> None:
     assert fxrep.report(merged).merged
 
 
+class Scales(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x) * 2))
+
+    def taps(self, x: Tensor) -> Any:
+        return self.norm(self.conv(x))
+
+
+def test_a_method_without_the_scale() -> None:
+    check(Scales, whole=False)
+
+
 def test_without_its_text() -> None:
     space: dict[str, Any] = {}
     exec("def taps(self, x):\n    y = self.conv(x)\n    return self.norm(y), y", space)

@@ -1574,6 +1574,7 @@ guard(
     "code that cannot be traced runs the forward of a class that was rewritten",
     "if any(usage.run_by_class(call.module) for call in _rewritten(placement)):",
     tests=(UNTRACED,),
+    needless="the forward of a class that is named is gone through as well, so the parts that it mentions stay",
 )
 guard(
     "placement: sizes of values that are passed on",
@@ -1655,6 +1656,7 @@ guard(
     "in place: functions",
     "a method that runs a convolution without the function that scales it",
     "if placement.in_place and functions and _is_entered(call, placement.site):",
+    tests=(TEXT,),
 )
 guard(
     "unseen code: parts",
