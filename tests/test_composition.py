@@ -17,7 +17,7 @@ from fxrep.convmap import ConvMap, Illegal
 from tests.counting import count_ops
 from tests.helpers import assert_merged, randomize, relative_error, run
 
-C, B, L, B1 = nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.BatchNorm1d
+C, B, L, B1, S = nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.BatchNorm1d, nn.Sequential
 
 
 class Made(nn.Module):
@@ -172,22 +172,18 @@ def test_stays(case: str) -> None:
     assert not reason or any(reason in kept.reason for kept in fxrep.report(merged).kept), fxrep.report(merged).kept
 
 
-def chain(*modules: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*modules)
-
-
 PARTS: dict[str, tuple[nn.Module, nn.Module, Tensor, tuple[int, int, int]]] = {
-    "an encoder and a decoder": (chain(L(9, 8), nn.ReLU(), L(8, 7)), chain(L(7, 8), nn.ReLU()), IMAGE, (3, 0, 0)),
-    "a backbone and its classifier": (chain(C(4, 4, 3), nn.ReLU(), C(4, 6, 1)), C(6, 2, 1), IMAGE, (3, 0, 0)),
-    "a stem and a block": (C(4, 4, 1), chain(C(4, 4, 1), nn.ReLU()), IMAGE, (2, 0, 0)),
+    "an encoder and a decoder": (S(L(9, 8), nn.ReLU(), L(8, 7)), S(L(7, 8), nn.ReLU()), IMAGE, (3, 0, 0)),
+    "a backbone and its classifier": (S(C(4, 4, 3), nn.ReLU(), C(4, 6, 1)), C(6, 2, 1), IMAGE, (3, 0, 0)),
+    "a stem and a block": (C(4, 4, 1), S(C(4, 4, 1), nn.ReLU()), IMAGE, (2, 0, 0)),
     "inverted residuals": (
-        chain(chain(C(4, 6, 1), nn.ReLU(), C(6, 4, 1), B(4))), chain(chain(C(4, 6, 1), nn.ReLU())), IMAGE, (3, 0, 0)),
+        S(S(C(4, 6, 1), nn.ReLU(), C(6, 4, 1), B(4))), S(S(C(4, 6, 1), nn.ReLU())), IMAGE, (3, 0, 0)),
     "a norm at the start of a head": (
-        chain(C(4, 4, 3), nn.ReLU(), C(4, 4, 1)), chain(B(4), nn.ReLU(), C(4, 2, 1)), IMAGE, (3, 1, 0)),
-    "a norm at the end of a backbone": (chain(C(4, 4, 3), nn.ReLU(), B(4)), C(4, 2, 1), IMAGE, (2, 1, 0)),
+        S(C(4, 4, 3), nn.ReLU(), C(4, 4, 1)), S(B(4), nn.ReLU(), C(4, 2, 1)), IMAGE, (3, 1, 0)),
+    "a norm at the end of a backbone": (S(C(4, 4, 3), nn.ReLU(), B(4)), C(4, 2, 1), IMAGE, (2, 1, 0)),
     "a scale at the end of a stage": (
-        chain(C(4, 4, 3), nn.ReLU(), Made(lambda m, x: x * m.s, s=nn.Parameter(torch.randn(4, 1, 1)))),
-        chain(C(4, 4, 1), nn.ReLU(), C(4, 2, 1)), IMAGE, (3, 0, 0)),
+        S(C(4, 4, 3), nn.ReLU(), Made(lambda m, x: x * m.s, s=nn.Parameter(torch.randn(4, 1, 1)))),
+        S(C(4, 4, 1), nn.ReLU(), C(4, 2, 1)), IMAGE, (3, 0, 0)),
 }  # fmt: skip
 
 
@@ -195,7 +191,7 @@ PARTS: dict[str, tuple[nn.Module, nn.Module, Tensor, tuple[int, int, int]]] = {
 @pytest.mark.parametrize("policy", ["default", "kernels"])
 def test_parts_that_may_be_called_on_their_own(case: str, policy: Any) -> None:
     first, second, x, left = PARTS[case]
-    model, x = randomize(chain(first, second)).double(), x.double()
+    model, x = randomize(S(first, second)).double(), x.double()
     merged: Any = fxrep.reparameterize(model, policy=policy)
     assert counted(merged, x) == left, fxrep.report(merged)
     part = run(model[0], x)
@@ -204,13 +200,13 @@ def test_parts_that_may_be_called_on_their_own(case: str, policy: Any) -> None:
 
 
 def test_wrappers_of_one_convolution_are_composed() -> None:
-    model = chain(C(4, 4, 1), chain(chain(C(4, 4, 1), B(4))), chain(C(4, 4, 3), B(4)))
+    model = S(C(4, 4, 1), S(S(C(4, 4, 1), B(4))), S(C(4, 4, 3), B(4)))
     assert_merged(randomize(model), IMAGE, convs=1)
 
 
 def test_a_norm_of_a_module_with_an_activation() -> None:
     first = Made(lambda m, x: m.c(x.relu()), c=C(4, 4, 1))
-    assert_merged(randomize(chain(first, chain(B(4), nn.ReLU()), C(4, 4, 1))), IMAGE, convs=2)
+    assert_merged(randomize(S(first, S(B(4), nn.ReLU()), C(4, 4, 1))), IMAGE, convs=2)
 
 
 def test_a_norm_that_only_one_of_two_convs_can_absorb() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import fxrep
 from fxrep.capture.text import flows_in
-from tests.helpers import randomize, relative_error, run
+from tests.helpers import randomize, relative_error
 
 
 class Net(nn.Module):
@@ -138,17 +139,14 @@ def test_a_norm_of_its_own_code(kind: type[Net], norms: int) -> None:
     randomize(model).double().eval()
     merged: Any = fxrep.reparameterize(model)
     assert fxrep.report(merged).after["norm"] == norms
-    with torch.no_grad():
-        for after, before in zip(merged.taps(x), model.taps(x), strict=True):
-            assert relative_error(after, before) <= 1e-9
+    assert_same(merged.taps, model.taps, x)
 
 
 def test_a_method_without_the_norm() -> None:
     model, x = randomize(Bottleneck()).double().eval(), torch.randn(2, 3, 5, 5).double()
     merged: Any = fxrep.reparameterize(model)
-    with torch.no_grad():
-        assert relative_error(merged.bottleneck(x), model.bottleneck(x)) <= 1e-9
-        assert relative_error(merged(x), model(x)) <= 1e-9
+    assert_same(merged.bottleneck, model.bottleneck, x)
+    assert_same(merged, model, x)
     assert fxrep.report(merged).merged
 
 
@@ -222,9 +220,7 @@ def test_parts_one_by_one(kind: type[Items], outer: Callable[[Any], Any]) -> Non
     model, x = randomize(outer(kind())).double().eval(), torch.randn(2, 3, 5, 5).double()
     merged: Any = fxrep.reparameterize(model)
     assert fxrep.report(merged).after["norm"] == (kind is not Items)
-    with torch.no_grad():
-        for after, before in zip(merged.taps(x), model.taps(x), strict=True):
-            assert relative_error(after, before) <= 1e-9
+    assert_same(merged.taps, model.taps, x)
 
 
 class Classifies(nn.Module):
@@ -248,16 +244,19 @@ class Classifies(nn.Module):
 def test_a_norm_of_the_features() -> None:
     model, x = randomize(Classifies()).double().eval(), torch.randn(2, 3, 5, 5).double()
     merged: Any = fxrep.reparameterize(model)
+    assert_same(merged.forward_features, model.forward_features, x)
+    assert_same(merged, model, x)
+
+
+def assert_same(after: Callable[[Tensor], Any], before: Callable[[Tensor], Any], x: Tensor) -> None:
     with torch.no_grad():
-        assert relative_error(merged.forward_features(x), model.forward_features(x)) <= 1e-9
-        assert relative_error(merged(x), model(x)) <= 1e-9
+        for found, expected in zip(tree_leaves(after(x)), tree_leaves(before(x)), strict=True):
+            assert relative_error(found, expected) <= 1e-9
 
 
 def check(kind: type[Net], whole: bool) -> None:
     model, x = randomize(kind()).double().eval(), torch.randn(2, 3, 5, 5).double()
     merged: Any = fxrep.reparameterize(model)
-    assert relative_error(run(merged, x), run(model, x)) <= 1e-9
+    assert_same(merged, model, x)
     assert isinstance(merged.norm, nn.Identity) is whole
-    with torch.no_grad():
-        for after, before in zip(merged.taps(x), model.taps(x), strict=True):
-            assert relative_error(after, before) <= 1e-9
+    assert_same(merged.taps, model.taps, x)

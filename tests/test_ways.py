@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import fxrep
 from tests.helpers import randomize, relative_error
@@ -40,24 +41,20 @@ def smallest() -> list[str]:
     return [name for names in families.values() for name in names[:2] if name not in SOME]
 
 
-def parts(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    else:
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from parts(item)
-
-
 @pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=pytest.mark.long) for name in smallest())])
 def test_ways_into_a_model(name: str) -> None:
     model: Any = randomize(timm.create_model(name)).double()
     x = torch.randn(1, *model.default_cfg["input_size"]).double()
-    merged = fxrep.reparameterize(model)
+    merged, compared = fxrep.reparameterize(model), list[str]()
     with torch.no_grad():
         for way, run in WAYS.items():
             try:
-                expected = list(parts(run(model, x)))
+                expected = tree_leaves(run(model, x))
             except (AttributeError, TypeError, ValueError, AssertionError):
                 continue  # it has no such way
-            for after, before in zip(parts(run(merged, x)), expected, strict=True):
+            for after, before in zip(tree_leaves(run(merged, x)), expected, strict=True):
                 assert relative_error(after, before) <= 1e-9, way
+            compared.append(way)
+    if name not in SOME and not compared:
+        pytest.skip("forward is the only way in")
+    assert compared
