@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,13 +96,13 @@ class Walrus(Net):
 
 @pytest.mark.parametrize("kind", [Nested, OneByOne, Renamed])
 def test_one_after_the_other(kind: type[Net]) -> None:
-    assert flows_in(kind.__dict__["taps"])["conv"] == {"norm"}
+    assert flows_in(kind.__dict__["taps"].__code__)["conv"] == {"norm"}
     check(kind, whole=True)
 
 
 @pytest.mark.parametrize("kind", [Appended, ReadLater, InOneBranch, AfterBranches, Added, Given, Walrus])
 def test_a_value_on_the_way_is_read(kind: type[Net]) -> None:
-    assert not flows_in(kind.__dict__["taps"])["conv"].isdisjoint({"", "return"})
+    assert not flows_in(kind.__dict__["taps"].__code__)["conv"].isdisjoint({"", "return"})
     check(kind, whole=False)
 
 
@@ -165,6 +166,14 @@ def test_a_method_without_the_scale() -> None:
 def test_without_its_text() -> None:
     space: dict[str, Any] = {}
     exec("def taps(self, x):\n    y = self.conv(x)\n    return self.norm(y), y", space)
+    check(type("Made", (Net,), {"taps": space["taps"]}), whole=False)
+
+
+def test_another_text(tmp_path: Path) -> None:
+    """A file that was edited since says nothing about what runs."""
+    path, space = tmp_path / "taps.py", dict[str, Any]()
+    exec(compile("def taps(self, x):\n    y = self.conv(x)\n    return self.norm(y), y", str(path), "exec"), space)
+    path.write_text("def other(self, x):\n    return self.norm(self.conv(x))\n")
     check(type("Made", (Net,), {"taps": space["taps"]}), whole=False)
 
 

@@ -249,7 +249,7 @@ def may_pass(caller: nn.Module, child: str, positional: int, keywords: Collectio
     """
     _, functions = reachable_functions(caller)
     for function in functions:
-        tree, local = tree_of(function), _locals(function.__code__)
+        tree, local = tree_of(function.__code__), _locals(function.__code__)
         for call in ast.walk(tree) if tree is not None else ():
             if isinstance(call, ast.Call) and _may_be(call.func, child, local):
                 named = {keyword.arg for keyword in call.keywords}
@@ -356,57 +356,42 @@ def entry_points(cls: type) -> list[frozenset[str]]:
 
     With those of what it goes through, but for ``forward``.
     """
-    return [names for names, _ in _entries(cls)]
+    return [frozenset[str]().union(*(names for _, names, _ in entered)) for entered in _entered(cls)]
 
 
 @_by_class
 def entry_values(cls: type) -> frozenset[str]:
     """The names of parts that those methods may go through, item by item."""
-    return frozenset[str]().union(*(values for _, values in _entries(cls)))
+    return frozenset[str]().union(*(values_in(code) for entered in _entered(cls) for code, _, _ in entered))
 
 
-@_by_class
-def _entries(cls: type) -> list[tuple[frozenset[str], frozenset[str]]]:
-    none = frozenset[str]()
-    return [
-        (none.union(*map(names_of, functions)), none.union(*(values_in(f.__code__) for f in functions)))
-        for functions in _entered(cls)
-    ]
-
-
-@_by_class
-def entry_flows(cls: type) -> list[dict[str, set[str]]]:
-    """In each of those methods: the names of the parts that get what a part gives, and "" if anything else does.
+def readers_of(cls: type, part: str) -> set[str]:
+    """The names of the parts that get in those methods what ``part`` gives, and "" if anything else does.
 
     What a method returns that ``forward`` goes through, ``forward`` goes on with.
     """
-    flows: list[dict[str, set[str]]] = []
-    own = _names_from(cls, getattr(cls, "forward", None))
-    for functions in _entered(cls):
-        flow: dict[str, set[str]] = {}
-        flows.append(flow)
-        for function in functions:
-            goes_on = function.__name__ in own
-            for name, readers in flows_in(function).items():
-                others = {""} if "return" in readers and not goes_on else set[str]()
-                flow.setdefault(name, set()).update(others | (readers - {"return"}))
-    return flows
+    found = set[str]()
+    for code, names, goes_on in {reached for entered in _entered(cls) for reached in entered}:
+        readers = flows_in(code).get(part, set()) if part in names else set[str]()
+        found |= {"" if reader == "return" else reader for reader in readers if reader != "return" or not goes_on}
+    return found
 
 
-def _names_from(cls: type, forward: object) -> frozenset[str]:
-    reached = _Reached(set())
+@_by_class
+def _entered(cls: type) -> list[list[tuple[CodeType, frozenset[str], bool]]]:
+    """Of each of those methods, what it goes through: the code, its names, and whether ``forward`` mentions it."""
+    forward = users_function(getattr(cls, "forward", None))
+    own = frozenset[str]().union(*map(names_of, _from(cls, forward)))
+    but = {forward} if forward is not None else ()
+    ways = [_from(cls, method, but) for method in _entry_methods(cls)]
+    return [[(f.__code__, names_of(f), f.__name__ in own) for f in functions] for functions in ways]
+
+
+def _from(cls: type, method: object, but: Iterable[FunctionType] = ()) -> list[FunctionType]:
+    reached = _Reached(set(but))
     reached.hold(cls)
-    reached.waiting.append(forward)
-    return frozenset[str]().union(*map(names_of, reached.run()))
-
-
-def _entered(cls: type) -> Iterator[list[FunctionType]]:
-    for method in _entry_methods(cls):
-        forward = users_function(getattr(cls, "forward", None))
-        reached = _Reached({forward} if forward is not None else set())
-        reached.hold(cls)
-        reached.waiting.append(method)
-        yield reached.run()
+    reached.waiting.append(method)
+    return reached.run()
 
 
 @_by_class

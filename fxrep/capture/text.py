@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
+import linecache
 import textwrap
+import tokenize
 from collections import defaultdict
-from types import FunctionType
+from types import CodeType
+
+from .bytecode import names_in
 
 
-def tree_of(function: FunctionType) -> ast.AST | None:
+def tree_of(code: CodeType) -> ast.AST | None:
+    lines = linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]
     try:
-        return ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
+        tree = ast.parse(textwrap.dedent("".join(inspect.getblock(lines)))) if lines else ast.Module([], [])
+    except (SyntaxError, tokenize.TokenError):
         return None
+    if code.co_name == "<lambda>" or [code.co_name] == [getattr(node, "name", None) for node in tree.body]:
+        return tree
+    return None  # the file is another one by now
 
 
-def flows_in(function: FunctionType) -> dict[str, set[str]]:
+@functools.lru_cache(maxsize=4096)
+def flows_in(code: CodeType) -> dict[str, set[str]]:
     """For each part that a method calls, ``self.part(..)``: the parts that get its value, "" if anything else does.
 
     "return" if its caller does. Without its text, anything may.
     """
-    tree = tree_of(function)
+    tree = tree_of(code)
     if tree is None:
-        return {name: {""} for name in function.__code__.co_names}
-    return _Flows(tree, function.__code__.co_varnames[:1]).found
+        return {name: {""} for name in names_in(code)}
+    return _Flows(tree, code.co_varnames[:1]).found
 
 
 class _Flows:
     def __init__(self, tree: ast.AST, own: tuple[str, ...]) -> None:
         self.own = own
-        self.around = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        self.around: dict[ast.AST, ast.AST] = {}
         self.block: dict[ast.AST, tuple[ast.AST, str]] = {}  # what a statement is in, and in which of its branches
-        for node in ast.walk(tree):
-            for name, values in ast.iter_fields(node):
-                self.block.update((value, (node, name)) for value in (values if isinstance(values, list) else ()))
         self.uses: dict[str, list[ast.Name]] = defaultdict(list)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                self.uses[node.id].append(node)
+        calls = [node for node in ast.walk(tree) if self._read(node)]
         for uses in self.uses.values():
             uses.sort(key=self._when)
         self.found: dict[str, set[str]] = defaultdict(set)
-        for node in ast.walk(tree):
-            if (part := self._part(node)) is not None:
-                self.found[part] |= self._readers(node)
+        for call in calls:
+            self.found[str(self._part(call))] |= self._readers(call)
+
+    def _read(self, node: ast.AST) -> bool:
+        """Note what is in an expression or a statement. Whether it calls a part."""
+        for name, value in ast.iter_fields(node):
+            for child in value if isinstance(value, list) else (value,):
+                if isinstance(child, ast.AST):
+                    self.around[child], self.block[child] = node, (node, name)
+        if isinstance(node, ast.Name):
+            self.uses[node.id].append(node)
+        return self._part(node) is not None
 
     def _part(self, node: ast.AST) -> str | None:
         """The name of the part that an expression calls."""

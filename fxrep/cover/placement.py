@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from ..analysis import effects
 from ..analysis.forms import Term
-from ..capture.code import entry_flows, entry_points
+from ..capture.code import entry_points, readers_of
 from ..capture.piece import Call, Piece, iterate
 from ..capture.walk import join
 from ..convmap import ConvMap
@@ -328,7 +328,7 @@ def _whole(call: Call, placement: Placement) -> bool:
         return False
     steps = {step for n in _touched(placement) if (step := _step(_path(placement.piece, n), call)) is not None}
     inner = steps - {_step(_path(placement.piece, placement.region.root), call)} if ways else ()
-    return all(flow.get(step, steps) <= steps for step in inner for flow in entry_flows(kind))
+    return all(readers_of(kind, step) <= steps for step in inner)
 
 
 def _path(piece: Piece, node: fx.Node) -> str:

@@ -1623,7 +1623,7 @@ guard(
 guard(
     "in place: values on the way",
     "a method that reads what the convolution gives, and goes on with its norm",
-    "return all(flow.get(step, steps) <= steps for step in inner for flow in entry_flows(kind))",
+    "return all(readers_of(kind, step) <= steps for step in inner)",
     "return True",
     tests=(TEXT,),
 )
@@ -2586,9 +2586,16 @@ guard("code: wrappers", "what a cache or a decorator is around", "return (wrappe
 guard(
     "code: methods that go on",
     "another method of the module goes on with branches by a private one",
-    "yield reached.run()",
-    "yield [method]",
+    "ways = [_from(cls, method, but) for method in _entry_methods(cls)]",
+    "ways = [[method] for method in _entry_methods(cls)]",
     tests=(REACH,),
+)
+guard(
+    "code: values that others go on with",
+    "a method gives a convolution's value to whoever calls it",
+    'if reader != "return" or not goes_on}',
+    'if reader != "return"}',
+    tests=(TEXT,),
 )
 guard(
     "code: None in helpers",
@@ -2610,6 +2617,32 @@ guard(
     "return frozenset()",
     tests=(UNTRACED,),
     needless="what the forward of a class mentions is found by the same walk, and stays",
+)
+
+guard.of("capture/text.py", TEXT)
+guard(
+    "text: another file",
+    "a file that was edited since it was read",
+    'if code.co_name == "<lambda>" or [code.co_name] == [getattr(node, "name", None) for node in tree.body]:',
+    "if True:",
+)
+guard(
+    "text: none",
+    "a method without its text may do anything with a value",
+    'return {name: {""} for name in names_in(code)}',
+    "return {}",
+)
+guard(
+    "text: other readers",
+    "a value that is kept beside being handed on",
+    'if part is not None and isinstance(outer, ast.Call) and value in outer.args else {""}',
+    "if part is not None and isinstance(outer, ast.Call) and value in outer.args else set()",
+)
+guard(
+    "text: one branch",
+    "a variable that is another one on one way only",
+    "elif self.block[self.around[use]] == self.block[statement]:",
+    "else:",
 )
 
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
