@@ -29,7 +29,7 @@ from .cover.liveness import Liveness, dead_tensors
 from .cover.placement import Placement, place
 from .cover.regions import Analysis, Region
 from .cover.usage import Usage
-from .weights import build_modules
+from .weights import build_modules, largest_weight
 from .workspace import Workspace
 
 MODES = {
@@ -301,10 +301,13 @@ def _build(
     built: Built,
     progress: Callable[[int, int], None] | None,
 ) -> dict[Region, str]:
-    """Compute and prove every merge that was not built before; returns what is refused."""
+    """Compute and prove every merge that was not built before; returns what is refused.
+
+    The largest first: then the workspace is as large as it gets at once.
+    """
     refused: dict[Region, str] = {}
     workspace = Workspace()
-    for i, merge in enumerate(plan.merges):
+    for i, merge in enumerate(sorted(plan.merges, key=lambda merge: -largest_weight(merge.region).numel())):
         if progress is not None:
             progress(i, len(plan.merges))
         key = tuple(merge.region.nodes)

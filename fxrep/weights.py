@@ -56,7 +56,7 @@ def _proven(region: Region, workspace: Workspace) -> list[nn.Module | None] | st
     lossy = _cancelling_norm(region)
     if lossy is not None:
         return lossy
-    like = _weight_like(region)
+    like = largest_weight(region)
     device = like.device if _has_float64(like.device) else torch.device("cpu")
     doubles = _Doubles(device, like, workspace)
     try:
@@ -225,8 +225,8 @@ def _empty_conv(term: Term, kernel: Tensor, padding: Any, bias: bool, more: dict
     return conv
 
 
-def _weight_like(region: Region) -> Weight:
-    """The largest weight in the region: what is made goes where it is, in its memory format."""
+def largest_weight(region: Region) -> Weight:
+    """What is made goes where this is, in its memory format."""
     tensors = (tensor for conv in region.convolutions for tensor in conv.tensors)
     return max(tensors, key=lambda tensor: tensor.numel())
 

@@ -23,7 +23,7 @@ CHILDREN = {"children", "named_children", "_modules", "values", "items"}
 def globals_in(code: CodeType) -> frozenset[str]:
     """The names in a function's code that are not attributes."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    own = (i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    own = (i.argval for i in _steps(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
     return frozenset(own).union(*map(globals_in, inner))
 
 
@@ -50,14 +50,14 @@ def beginnings_in(code: CodeType) -> frozenset[str]:
 def imports_in(code: CodeType) -> frozenset[str]:
     """The files that a function's code imports."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    own = (i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME")
+    own = (i.argval for i in _steps(code) if i.opname == "IMPORT_NAME")
     return frozenset(own).union(*map(imports_in, inner))
 
 
 @functools.lru_cache(maxsize=4096)
 def touched_in(code: CodeType) -> frozenset[str]:
     found = {before for before, _ in chains_in(code)}
-    found |= {step.argval for step in dis.get_instructions(code) if step.opname in ("STORE_ATTR", "DELETE_ATTR")}
+    found |= {step.argval for step in _steps(code) if step.opname in ("STORE_ATTR", "DELETE_ATTR")}
     if not BY_NAME.isdisjoint(code.co_names):
         found |= {constant for constant in code.co_consts if isinstance(constant, str)}
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
@@ -67,7 +67,7 @@ def touched_in(code: CodeType) -> frozenset[str]:
 @functools.lru_cache(maxsize=4096)
 def chains_in(code: CodeType) -> frozenset[tuple[str, str]]:
     """The pairs of an attribute and one that is read off it, or off an item of it, or set."""
-    found, last, steps = set[tuple[str, str]](), "", list(dis.get_instructions(code))
+    found, last, steps = set[tuple[str, str]](), "", _steps(code)
     for step, following in zip(steps, [*steps[1:], None], strict=True):
         if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR"):
             if last:
@@ -236,6 +236,7 @@ def gives_none(code: CodeType) -> bool:
     return any(gives_none(inner) for inner in code.co_consts if isinstance(inner, CodeType))
 
 
+@functools.lru_cache(maxsize=64)  # most is asked of one function in a row
 def _steps(code: CodeType) -> list[dis.Instruction]:
     return [step for step in dis.get_instructions(code) if step.opname not in ("PRECALL", "CACHE")]
 
