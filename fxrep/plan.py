@@ -222,7 +222,7 @@ def _changed_calls(merges: list[Merge]) -> dict[Call, list[Merge]]:
         nodes = [n for n in placement.passing if n not in placement.swapped]
         if not placement.in_place:
             nodes.append(placement.site)
-        for call in dict.fromkeys(placement.piece.call_of[n] for n in nodes):
+        for call in dict.fromkeys((*(placement.piece.call_of[n] for n in nodes), *placement.bent)):
             changed.setdefault(call, []).append(merge)
     return changed
 

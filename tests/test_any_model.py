@@ -692,6 +692,32 @@ def test_untraced_code_writes_to_a_tensor_that_traced_code_reads(case: str) -> N
         assert relative_error(run(deploy, x), run(model, x)) <= 1e-9
 
 
+def _by_a_norm(m: Any, x: Tensor) -> Any:
+    F.batch_norm(x, m.mean, m.var, training=True)
+    return m.a(x if unseen(x) else -x)
+
+
+def _by_a_module(m: Any, x: Tensor) -> Any:
+    m.held[0](x)
+    return m.a(x if unseen(x) else -x)
+
+
+@pytest.mark.parametrize("inner", [_by_a_norm, _by_a_module])
+def test_untraced_code_updates_the_statistics_of_a_norm(inner: Any) -> None:
+    child = made(Join, inner)
+    model = made(Join, lambda m, x: m.child(x.sin()) + m.both(x), child=child)
+    model, x = randomize(model).double(), torch.randn(2, 4, 8, 8).double()
+    child.mean, child.var = model.b.bn.running_mean, model.b.bn.running_var
+    if inner is _by_a_module:
+        child.held = [nn.BatchNorm2d(4).double()]  # no part of it, which would be looked at as such
+        child.held[0].running_mean, child.held[0].running_var = child.mean, child.var
+        del child.mean, child.var
+    deploy = fxrep.reparameterize(model)
+    before = copy.deepcopy(model)
+    for _ in range(2):
+        assert relative_error(run(deploy, x), run(before, x)) <= 1e-9
+
+
 def test_untraced_code_writes_to_every_tensor() -> None:
     """And names none of them."""
 

@@ -446,6 +446,22 @@ def test_a_weight_that_is_standardised() -> None:
         assert fxrep.verify(model, merged, (x,)).relative <= 1e-9
 
 
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)])
+@pytest.mark.parametrize("way", ["decomposed", "make_fx", "dynamo"])
+def test_a_norm_without_statistics_is_no_training_mode(norm: nn.Module, way: str) -> None:
+    model, x = randomize(nn.Sequential(TwoBranches(4, 4), norm)).double(), torch.randn(2, 4, 8, 8).double()
+    if way == "dynamo":
+        target: Any = torch._dynamo.export(model, aten_graph=False)(x).graph_module
+    else:
+        target = make_fx(model)(x) if way == "make_fx" else torch.export.export(model, (x,)).run_decompositions()
+    merged = fxrep.reparameterize(target)
+    assert fxrep.report(merged).after["conv"] == 1
+    assert (
+        relative_error(run(merged.module() if isinstance(merged, ExportedProgram) else merged, x), run(model, x))
+        <= 1e-9
+    )
+
+
 def test_one_norm_in_training_mode() -> None:
     model = randomize(nn.Sequential(ConvNorm(4, 4), ConvNorm(4, 5)))
     model[0].bn.train()

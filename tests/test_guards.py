@@ -927,6 +927,24 @@ def test_another_result_of_a_norm() -> None:
     assert_all_close(outputs(fxrep.reparameterize(module, policy="kernels"), image()), expected)
 
 
+def test_the_value_of_a_norm_that_stays() -> None:
+    """It is an item of what the norm returns; a sum between the norm and the merge reads that item."""
+
+    def body(m: Any, x: Tensor) -> Any:
+        transposed = aten.convolution.default(x, m.t.weight, m.t.bias, [1, 1], [0, 0], [1, 1], True, [0, 0], 1)
+        n = m.n
+        given = (n.weight, n.bias, n.running_mean, n.running_var, 0.1, 1e-5)
+        norm = aten._native_batch_norm_legit_no_training.default(x, *given)[0]
+        return (
+            aten.convolution.default(x, m.a.weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1) + transposed + norm
+        )
+
+    model = randomize(Exported(body)).double()
+    after = fxrep.reparameterize(fx.symbolic_trace(model))
+    assert fxrep.report(after).merged
+    assert_all_close(outputs(after, image()), outputs(model, image()))
+
+
 def _item(graph: fx.Graph, node: fx.Node, i: int) -> fx.Node:
     return graph.call_function(operator.getitem, (node, i))
 

@@ -225,6 +225,85 @@ def test_a_norm_in_training_mode_inside_an_eval_model_stays() -> None:
     assert "eval" in entry.reason
 
 
+class Updates(nn.Module):
+    """Another norm than that of the branch has its statistics: what ``body`` does with them."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.n = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.norm, self.instances = nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)
+        for other in (self.norm, self.instances):
+            other.running_mean, other.running_var = self.n.running_mean, self.n.running_var
+        self.body = body
+
+    def forward(self, x: Tensor, trains: bool = True) -> tuple[Tensor, Tensor]:
+        return self.body(self, x, self.n.running_mean, self.n.running_var, trains).relu(), self.n(self.a(x)) + self.b(x)
+
+
+aten = torch.ops.aten
+UPDATES: dict[str, Any] = {
+    "F.batch_norm": lambda m, x, mean, var, t: F.batch_norm(x, mean, var, training=t),
+    "F.batch_norm by position": lambda m, x, mean, var, t: F.batch_norm(x, mean, var, None, None, t),
+    "torch.batch_norm": lambda m, x, mean, var, t: torch.batch_norm(x, None, None, mean, var, t, 0.1, 1e-5, True),
+    "torch.native_batch_norm": lambda m, x, mean, var, t: (
+        torch.native_batch_norm(x, None, None, mean, var, t, 0.1, 1e-5)[0]),
+    "aten.batch_norm": lambda m, x, mean, var, t: (
+        aten.batch_norm.default(x, None, None, mean, var, t, 0.1, 1e-5, True)),
+    "aten.native_batch_norm": lambda m, x, mean, var, t: (
+        aten.native_batch_norm.default(x, None, None, mean, var, t, 0.1, 1e-5)[0]),
+    "an operator of several overloads": lambda m, x, mean, var, t: (
+        aten.native_batch_norm(x, None, None, mean, var, t, 0.1, 1e-5)[0]),
+    "aten._native_batch_norm_legit": lambda m, x, mean, var, t: (
+        aten._native_batch_norm_legit.default(x, None, None, mean, var, training=t, momentum=0.1, eps=1e-5)[0]),
+    "F.instance_norm": lambda m, x, mean, var, t: F.instance_norm(x, mean, var, use_input_stats=t),
+    "a module": lambda m, x, mean, var, t: m.norm(x),
+    "an instance norm": lambda m, x, mean, var, t: m.instances(x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["as written", "flat", "exported"])
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("case", UPDATES)
+def test_a_norm_that_updates_the_statistics_of_another(case: str, trains: bool, way: str) -> None:
+    body = UPDATES[case]
+    model = randomize(Updates(lambda m, x, mean, var, _: body(m, x, mean, var, trains))).double()
+    for other in (model.norm, model.instances):  # a cast takes them apart
+        other.running_mean, other.running_var = model.n.running_mean, model.n.running_var
+        other.train(trains)
+    x, given = image().double(), model
+    if way == "flat":
+        given = torch.fx.symbolic_trace(copy.deepcopy(model))
+    elif way == "exported":
+        given = getattr(torch.export, "export_for_training", torch.export.export)(copy.deepcopy(model), (x,)).module()
+    after, before = fxrep.reparameterize(given), copy.deepcopy(given)
+    assert (fxrep.report(after).after["conv"] == 1) is not trains
+    for _ in range(2):
+        for found, wanted in zip(run(after, x), run(before, x), strict=True):
+            assert relative_error(found, wanted) <= 1e-9
+
+
+def test_statistics_of_a_module_in_training_mode_that_a_function_reads() -> None:
+    class Functional(Updates):
+        def forward(self, x: Tensor, trains: bool = True) -> tuple[Tensor, Tensor]:
+            n = self.n
+            return n(x).relu(), F.batch_norm(self.a(x), n.running_mean, n.running_var) + self.b(x)
+
+    model = randomize(Functional(None)).double()
+    model.n.train()
+    after, before, x = fxrep.reparameterize(model), copy.deepcopy(model), image().double()
+    for _ in range(2):
+        assert all(relative_error(a, b) <= 1e-9 for a, b in zip(run(after, x), run(before, x), strict=True))
+
+
+def test_an_instance_norm_that_updates_what_it_does_not_use() -> None:
+    model = randomize(Updates(lambda m, x, *_: m.instances(x))).double()
+    model.instances.running_mean, model.instances.running_var = model.n.running_mean, model.n.running_var
+    model.instances.track_running_stats = False
+    after, before, x = fxrep.reparameterize(model), copy.deepcopy(model), image().double()
+    for _ in range(2):
+        assert all(relative_error(a, b) <= 1e-9 for a, b in zip(run(after, x), run(before, x), strict=True))
+
+
 def test_a_norm_without_statistics_stays() -> None:
     model = randomize(blocks.OriginalRepVGGBlock(4, 4)).double()
     model.rbr_1x1.bn = nn.BatchNorm2d(4, track_running_stats=False).double().eval()

@@ -14,7 +14,16 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.nn import functional as F
 
-from ..capture.kinds import builtin_type, is_number, reads_metadata
+from ..capture.kinds import (
+    NORMS,
+    STATISTICS,
+    UPDATES_NONE,
+    arguments_of,
+    builtin_type,
+    is_number,
+    mode_of,
+    reads_metadata,
+)
 from ..capture.piece import iterate
 from ..capture.results import call_as_is
 from ..capture.symbols import INPLACE
@@ -30,12 +39,12 @@ FRESH = {
     "abs", "add", "addmm", "amax", "amin", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "bmm", "cat",
     "celu", "clamp", "clone", "concat", "concatenate", "constant_pad_nd", "conv1d", "conv2d", "conv3d",
     "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cos", "cumsum", "div", "elu", "eq", "exp",
-    "floordiv", "ge", "gelu", "group_norm", "gt", "hardsigmoid", "hardswish", "hardtanh", "interpolate", "layer_norm",
-    "le", "leaky_relu", "linear", "log", "logsigmoid", "lt", "matmul", "max_pool1d", "max_pool2d", "max_pool3d",
-    "mean", "mish", "mul", "ne", "neg", "pad", "pow", "prelu", "reciprocal", "relu", "relu6", "repeat", "rms_norm",
-    "rsqrt", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "sin", "softmax", "softplus", "sqrt",
-    "square", "stack", "std", "sub", "sum", "tanh", "truediv", "var", "where", "zeros_like", "ones_like", "roll",
-    "rsub", "radd",
+    "floordiv", "ge", "gelu", "group_norm", "gt", "hardsigmoid", "hardswish", "hardtanh", "instance_norm",
+    "interpolate", "layer_norm", "le", "leaky_relu", "linear", "log", "logsigmoid", "lt", "matmul", "max_pool1d",
+    "max_pool2d", "max_pool3d", "mean", "mish", "mul", "ne", "neg", "pad", "pow", "prelu", "reciprocal", "relu",
+    "relu6", "repeat", "rms_norm", "rsqrt", "scaled_dot_product_attention", "selu", "sigmoid", "silu", "sin",
+    "softmax", "softplus", "sqrt", "square", "stack", "std", "sub", "sum", "tanh", "truediv", "var", "where",
+    "zeros_like", "ones_like", "roll", "rsub", "radd",
     "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__neg__",
 }  # fmt: skip
 FRESH_MODULES = (
@@ -163,16 +172,20 @@ def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:
     if not isinstance(overload, OpOverload):
         return None
     arguments = overload._schema.arguments
-    if _keeps_statistics(node):
-        return []
     marked = {a.name for a in arguments if a.alias_info is not None and (a.alias_info.is_write or not write)}
+    marked = marked.difference(STATISTICS)  # which depends on the mode
     given = {a.name: v for a, v in zip(arguments, node.args, strict=False)} | dict(node.kwargs)
     return [n for name, value in given.items() if name in marked for n in iterate(value)]
 
 
-def _keeps_statistics(node: fx.Node) -> bool:
-    """A batch norm that could write to its statistics, and does not."""
-    return name_of(node) == "_native_batch_norm_legit" and len(node.args) > 5 and node.args[5] is False
+def _updates_statistics(node: fx.Node) -> list[fx.Node]:
+    """The running statistics that a norm writes to unless it is in eval mode, which few declare."""
+    name = name_of(node)
+    norm = any(word in name for word in NORMS) and not any(word in name for word in UPDATES_NONE)
+    if not norm or node.op != "call_function":
+        return []
+    given = arguments_of(node)
+    return [] if mode_of(given) is False else list(iterate([given.get(statistic) for statistic in STATISTICS]))
 
 
 def _may_return_operand(node: fx.Node) -> bool:
@@ -186,7 +199,7 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     """The operands that a node may write to."""
     declared = _by_schema(node, write=True)
     if declared is not None:
-        return declared
+        return declared + _updates_statistics(node)
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
     if node.target is call_as_is:
@@ -200,7 +213,7 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
         return list(iterate((node.args, node.kwargs)))
     if not is_torch(node):
         return list(iterate((node.args, node.kwargs)))
-    out = list(iterate(node.kwargs.get("out")))
+    out = list(iterate(node.kwargs.get("out"))) + _updates_statistics(node)
     if name_of(node) in WRITES or _inplace_by_name(node):
         return first + out
     return out

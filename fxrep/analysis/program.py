@@ -13,9 +13,9 @@ from collections import defaultdict
 
 from torch import Tensor, fx, nn
 
-from ..capture.kinds import builtin_type, is_builtin
+from ..capture.kinds import builtin_type, is_builtin, updated_statistics
 from ..capture.observe import Observation
-from ..capture.piece import Piece, iterate
+from ..capture.piece import Piece, iterate, renamed
 from ..capture.results import call_as_is
 from ..capture.walk import find_tensor, named_tensors, tensors, walk_paths
 from . import effects
@@ -136,6 +136,7 @@ class Program(Constants):
             self._alias.union(inputs[0], node)
         by_storage: dict[int, fx.Node] = {}
         written: list[tuple[int, fx.Node]] = []
+        updated: set[int] = set()  # by norms in training mode, which are modules
         for node in self.nodes:
             tensor = self.tensor(node) if node.op == "get_attr" else None
             if tensor is not None:
@@ -145,6 +146,9 @@ class Program(Constants):
         for node in self.operators:
             module = self.module(node)
             targets = effects.may_write(node, module)
+            places = {t.untyped_storage().data_ptr() for t in updated_statistics(module)} if module is not None else ()
+            updated.update(places)
+            written += [(self.position[node], by_storage[place]) for place in places if place in by_storage]
             if targets:
                 self.targets[node] = targets
                 written += [(self.position[node], target) for target in targets]
@@ -152,7 +156,8 @@ class Program(Constants):
                 self._alias.union(other, node)
         for i, target in written:
             self._writes.setdefault(self._alias.find(target), []).append(i)
-        self.written = {place for place, node in by_storage.items() if self.is_written(node)} if written else set()
+        self.written = {place for place, n in by_storage.items() if self.is_written(n)} if written else set()
+        self.written |= updated
 
     def _rename_after_inplace(self) -> None:
         """Let every read after an in-place operator read the operator's result."""
@@ -174,8 +179,8 @@ class Program(Constants):
 
         for call in self.piece.calls:
             start, end = self.piece.span(call, self.position)
-            call.args, call.kwargs = fx.map_arg((call.args, call.kwargs), functools.partial(rename, at=start))
-            call.output = fx.map_arg(call.output, functools.partial(rename, at=end))
+            call.args, call.kwargs = renamed((call.args, call.kwargs), functools.partial(rename, at=start))
+            call.output = renamed(call.output, functools.partial(rename, at=end))
         self.fills = {node: fill for node in self.fills if (fill := fill_of(node)) is not None}
 
     def _is_after(self, position: int, node: fx.Node) -> bool:

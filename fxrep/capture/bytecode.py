@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import itertools
+import re
 from itertools import pairwise
 from types import CodeType
 from typing import Any
@@ -44,6 +45,14 @@ def beginnings_in(code: CodeType) -> frozenset[str]:
             if then.argval == "format" or then.opname.startswith(MAKING):
                 found.add(step.argval.partition("{")[0].partition("%")[0])
     return frozenset(name for name in found if name.isidentifier()).union(*inner)
+
+
+@functools.lru_cache(maxsize=4096)
+def branches_in(code: CodeType) -> bool:
+    """Whether there is more than one way through a function's code, but for the times that a loop is gone through."""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    own = (re.search("JUMP.*IF|SETUP_FINALLY|PUSH_EXC", step.opname) for step in _steps(code))
+    return any(own) or any(map(branches_in, inner))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .clone import ATOMIC, STANDARD
 from .code import reachable_from, reachable_functions, users_function
+from .kinds import NORMS, updated_statistics
 from .walk import tensors
 
 CONTAINERS = (dict, list, set, deque)
@@ -92,11 +93,14 @@ def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
     for module in untraced:
         functions = _functions(module)
         writes = any(_writes_tensor(step) for f in functions for step in steps_in(f.__code__))
-        names = set[str]().union(*map(_words if writes else _stored, functions))
-        if not names:
-            continue
+        words = set[str]().union(*map(_words, functions))
+        names = words if writes else set[str]().union(*map(_stored, functions))
+        norms = any(name in word for word in words for name in NORMS)  # of which it is not known whether they train
         things = reached(module)
-        held = [value for thing in things for value in _attributes(thing, names)]
+        held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_statistics(m)]
+        held += (value for thing in things for value in _attributes(thing, names))
+        if norms:  # their statistics are no parameters
+            held += (v for thing in things for v in _attributes(thing, words) if not isinstance(v, nn.Parameter))
         if writes and any(_walks(steps_in(f.__code__)) for f in functions):
             held += tensors(module)
         found.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
@@ -108,7 +112,7 @@ def _attributes(thing: Any, names: set[str]) -> Iterator[Any]:
     own: dict[str, Any] = getattr(thing, "__dict__", {})
     spaces = (own, thing._parameters, thing._buffers) if isinstance(thing, nn.Module) else (own,)
     for space in spaces:
-        for name in names & space.keys():
+        for name in names.intersection(space.keys()):  # a list, in a script
             yield space[name]
             yield from (item for value in containers_in([space[name]]) for item in _inside(value))
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.jit import ScriptModule
-from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from .exported import is_exported, lifted_weight
+from .kinds import NORMS, STATISTICS, arguments_of, mode_of
 from .walk import named_tensors
-
-TRAINING: dict[Any, list[str]] = {
-    F.batch_norm: ["input", "running_mean", "running_var", "weight", "bias", "training"],
-    F.dropout: ["input", "p", "training"],
-}
 
 
 def check_model(model: object) -> nn.Module | ExportedProgram:
@@ -75,18 +69,23 @@ def _dependent(model: ExportedProgram | fx.GraphModule) -> list[fx.Node]:
 
 
 def _trains(node: fx.Node, owner: object) -> bool | None:
-    """Whether a norm or dropout of a graph is in training mode; None for other operators."""
+    """Whether a norm or dropout of a graph is in training mode; None for others, and for a norm without statistics.
+
+    Such a norm normalises by its batch in either mode.
+    """
     if node.op == "call_module" and isinstance(owner, nn.Module):
         module = owner.get_submodule(str(node.target))
         own = isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd)
+        own = own and getattr(module, "running_mean", module) is not None
         return module.training if own else None
-    schema = getattr(node.target, "_schema", None)
-    names = [argument.name for argument in schema.arguments] if schema is not None else TRAINING.get(node.target, [])
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if "no_training" in str(node.target):
         return False
-    modes = [given[name] for name in ("training", "train") if isinstance(given.get(name), bool)]
-    return modes[0] if modes else None
+    given = arguments_of(node)
+    norm = any(name in str(node.target) for name in NORMS)
+    if norm and all(given.get(statistic) is None for statistic in STATISTICS):
+        return None
+    mode = mode_of(given)
+    return mode if isinstance(mode, bool) else None
 
 
 def _check_values(named: Iterable[tuple[str, object]]) -> None:

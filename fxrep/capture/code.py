@@ -22,6 +22,7 @@ from .bytecode import (
     asks_for_none,
     asks_for_types_in,
     beginnings_in,
+    branches_in,
     chains_in,
     gives_none,
     globals_in,
@@ -374,6 +375,49 @@ def readers_of(cls: type, part: str) -> set[str]:
     for code, names, goes_on in {reached for entered in _entered(cls) for reached in entered}:
         readers = flows_in(code).get(part, set()) if part in names else set[str]()
         found |= {"" if reader == "return" else reader for reader in readers if reader != "return" or not goes_on}
+    return found
+
+
+def readers_in_forward(cls: type, value: str) -> set[str]:
+    """The names of the parts that get in ``forward`` what a part gives, or "(x)", an argument.
+
+    "return" if the caller does, and "" if anything else does, or if the code does not call that part by its name.
+    """
+    kind: Any = cls
+    if kind.forward is nn.Sequential.forward or issubclass(cls, fx.GraphModule):
+        return set()  # one way through it
+    codes, branches = _forward_codes(cls)
+    own = codes[:1] if value[0] == "(" else [code for code in codes if value in names_in(code)]
+    start = [code for code in own if value in flows_in(code)]
+    if not start:
+        return {""} if branches or value[0] == "(" else set()
+    return set[str]().union(*(_follow(codes, code, value, set()) for code in start))
+
+
+@_by_class
+def _forward_codes(cls: type) -> tuple[list[CodeType], bool]:
+    """The code of ``forward``, and of what it goes through; and whether there is more than one way through it."""
+    forward: Any = cls.forward  # type: ignore[attr-defined]
+    codes = [function.__code__ for function in _from(cls, forward)] or [forward.__code__]
+    return codes, any(map(branches_in, codes))
+
+
+def _follow(codes: list[CodeType], code: CodeType, value: str, seen: set[tuple[CodeType, str]]) -> set[str]:
+    """Those that get a value of ``code``, also by way of a method that gets it, or of what ``code`` returns."""
+    if (code, value) in seen:
+        return set()
+    seen.add((code, value))
+    found, methods = set[str](), {each.co_name: each for each in codes}
+    for reader in flows_in(code)[value]:
+        if reader == "return" and code is not codes[0]:
+            callers = (each for each in codes if code.co_name in names_in(each))
+            then = [(each, code.co_name) for each in callers if code.co_name in flows_in(each)]
+        elif reader in methods:
+            then = [(methods[reader], name) for name in flows_in(methods[reader]) if name[0] == "("]
+        else:
+            found.add(reader)
+            continue
+        found |= set[str]().union(*(_follow(codes, *each, seen) for each in then)) if then else {""}
     return found
 
 

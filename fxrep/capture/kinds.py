@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.nn.modules import module as module_call
 
+from .walk import modules_in
+
 CALL = ("forward", "_conv_forward", "_check_input_dim", "_output_padding")  # what a call of torch.nn's modules runs
+# By what names functions and modules have what a norm updates where it normalises by its batch, and whether it does.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+NORMS = ("batch_norm", "instance_norm")  # in the names of those that may
+TRAINS = ("training", "train", "use_input_stats")
+UPDATES_NONE = ("no_training", "no_update", "functional", "backward")  # in the names of operators that never do
 METADATA_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "requires_grad", "is_cuda", "layout", "is_sparse"}
 METADATA_METHODS = {"size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "stride", "is_floating_point"}
 
@@ -32,6 +42,37 @@ def is_number(node: fx.Node) -> bool:
     inputs = node.all_input_nodes
     computed = all(n.op in ("call_function", "call_method") for n in inputs)  # most nodes read something else, too
     return computed and bool(inputs) and all(map(is_number, inputs))
+
+
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """What a function of torch's is called with, by the names that it has for it; empty if they are not known."""
+    target: Any = node.target
+    if isinstance(target, BuiltinFunctionType):  # torch.batch_norm
+        target = getattr(torch.ops.aten, target.__name__, None)
+    overload = getattr(target, "default", target)
+    if isinstance(overload, OpOverload):
+        defaults = {a.name: a.default_value for a in overload._schema.arguments}
+    elif inspect.isfunction(overload):
+        defaults = {name: p.default for name, p in inspect.signature(overload).parameters.items()}
+    else:
+        return {}
+    return defaults | dict(zip(defaults, node.args, strict=False)) | dict(node.kwargs)
+
+
+def mode_of(given: dict[str, Any]) -> Any:
+    """Whether what is called with these arguments is in training mode; None if it has no mode."""
+    return next((given[name] for name in TRAINS if name in given), None)
+
+
+def updated_statistics(module: nn.Module) -> list[Tensor]:
+    """What a call of a module writes to: the running statistics of the norms in it that are in training mode."""
+    norms = (m for m in modules_in(module) if m.training or _ignores_mode(m))
+    return [t for m in norms for name, t in m._buffers.items() if name in STATISTICS and t is not None]
+
+
+def _ignores_mode(module: nn.Module) -> bool:
+    """An instance norm that was told not to use its statistics still updates them."""
+    return isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.track_running_stats
 
 
 def is_builtin(module: nn.Module) -> bool:

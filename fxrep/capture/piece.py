@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -93,3 +94,12 @@ def iterate(value: Any) -> Iterator[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(value, found.append)  # type: ignore[arg-type, unused-ignore]
     yield from found
+
+
+def renamed(value: Any, name: Callable[[fx.Node], fx.Node]) -> Any:
+    """A nest of tuples, lists, dicts and slices with other nodes in it; a dictionary that is ordered stays one."""
+    if type(value) in (tuple, list):
+        return type(value)(renamed(item, name) for item in value)
+    if type(value) in (dict, OrderedDict):
+        return type(value)((key, renamed(item, name)) for key, item in value.items())
+    return fx.map_arg(value, name)

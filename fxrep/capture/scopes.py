@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import keyword
 import operator
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MethodType
@@ -114,7 +115,7 @@ class _Builder:
                 self._call_child(child)
         if not _is_plain(self.call.output):
             raise Illegal(f"'{self.call.path or 'the model'}' returns an object that its graph cannot make")
-        self.graph.output(self._map(self.call.output))
+        self.graph.output(self._made(self.call.output))
         for node in reversed(self.graph.nodes):
             if not node.users and (node.op == "get_attr" or node in self._extracted):
                 self.graph.erase_node(node)
@@ -202,7 +203,7 @@ class _Builder:
             return
         if any(edits.gone[n] is self.call for n in vanishing):
             raise Illegal(f"part of '{child.path}' would be merged, and part of it is used elsewhere")
-        args, kwargs = self._map(child.args), self._map(child.kwargs)
+        args, kwargs = tuple(map(self._made, child.args)), {k: self._made(v) for k, v in child.kwargs.items()}
         result = self.graph.call_module(self._path(child.module), args, kwargs)
         self.called.add(child)
         self._extract(child.output, result)
@@ -255,6 +256,14 @@ class _Builder:
     def _map(self, value: Any) -> Any:
         return fx.map_arg(value, self._value)
 
+    def _made(self, value: Any) -> Any:
+        """What is handed on or returned; a graph knows an ordered dictionary only as what a call makes."""
+        if type(value) is OrderedDict:
+            return self.graph.call_function(OrderedDict, ([(key, self._made(item)) for key, item in value.items()],))
+        if type(value) is dict:
+            return {key: self._made(item) for key, item in value.items()}
+        return type(value)(map(self._made, value)) if type(value) in (list, tuple) else self._map(value)
+
     def _value(self, node: fx.Node) -> fx.Node:
         for name in (node, *self.edits.aliases.get(node, ())):
             if name in self.values:
@@ -274,6 +283,6 @@ def _is_plain(value: Any) -> bool:
     """Whether a value is made of nodes, numbers, strings, and tuples, lists and dictionaries of those."""
     if type(value) in (tuple, list):
         return all(map(_is_plain, value))
-    if type(value) is dict:
+    if type(value) in (dict, OrderedDict):
         return all(map(_is_plain, value.values()))
     return value is None or isinstance(value, fx.Node) or type(value) in (bool, int, float, str)

@@ -10,6 +10,7 @@ import textwrap
 import tokenize
 from collections import defaultdict
 from types import CodeType
+from typing import Any
 
 from .bytecode import names_in
 
@@ -29,7 +30,7 @@ def tree_of(code: CodeType) -> ast.AST | None:
 def flows_in(code: CodeType) -> dict[str, set[str]]:
     """For each part that a method calls, ``self.part(..)``: the parts that get its value, "" if anything else does.
 
-    "return" if its caller does. Without its text, anything may.
+    "return" if its caller does. The same for its arguments, as "(name)". Without its text, anything may.
     """
     tree = tree_of(code)
     if tree is None:
@@ -43,22 +44,33 @@ class _Flows:
         self.around: dict[ast.AST, ast.AST] = {}
         self.block: dict[ast.AST, tuple[ast.AST, str]] = {}  # what a statement is in, and in which of its branches
         self.uses: dict[str, list[ast.Name]] = defaultdict(list)
-        calls = [node for node in ast.walk(tree) if self._read(node)]
+        calls = self._read(tree)
         for uses in self.uses.values():
             uses.sort(key=self._when)
         self.found: dict[str, set[str]] = defaultdict(set)
         for call in calls:
             self.found[str(self._part(call))] |= self._readers(call)
+        for node in ast.iter_child_nodes(tree):
+            for argument in (each for each in _arguments(node) if each.arg not in own):
+                read = self._read_after(node, argument.arg, (argument.lineno, argument.col_offset, True))
+                self.found[f"({argument.arg})"] |= {reader for name in read for reader in self._readers(name)}
 
-    def _read(self, node: ast.AST) -> bool:
-        """Note what is in an expression or a statement. Whether it calls a part."""
-        for name, value in ast.iter_fields(node):
-            for child in value if isinstance(value, list) else (value,):
-                if isinstance(child, ast.AST):
+    def _read(self, tree: ast.AST) -> list[ast.AST]:
+        """Note what is in each expression and statement; the calls of parts."""
+        waiting, calls = [tree], list[ast.AST]()
+        for node in waiting:
+            if isinstance(node, ast.Name):
+                self.uses[node.id].append(node)
+                continue
+            if isinstance(node, ast.Call) and self._part(node) is not None:
+                calls.append(node)
+            for name in node._fields:
+                value: Any = getattr(node, name, None)
+                children = [v for v in value if isinstance(v, ast.AST)] if type(value) is list else [value]
+                for child in children if isinstance(value, list | ast.AST) else ():
                     self.around[child], self.block[child] = node, (node, name)
-        if isinstance(node, ast.Name):
-            self.uses[node.id].append(node)
-        return self._part(node) is not None
+                    waiting.append(child)
+        return calls
 
     def _part(self, node: ast.AST) -> str | None:
         """The name of the part that an expression calls."""
@@ -71,21 +83,31 @@ class _Flows:
         """The parts that an expression is handed to, by way of a variable or none."""
         outer = self.around[value]
         if isinstance(outer, ast.Assign) and len(outer.targets) == 1 and isinstance(outer.targets[0], ast.Name):
-            return {reader for name in self._read_after(outer, outer.targets[0]) for reader in self._readers(name)}
+            name, end = outer.targets[0].id, self._when(outer.targets[0])
+            return {reader for use in self._read_after(outer, name, end) for reader in self._readers(use)}
         if isinstance(outer, ast.Return):
             return {"return"}
         part = self._part(outer)
         return {part} if part is not None and isinstance(outer, ast.Call) and value in outer.args else {""}
 
-    def _read_after(self, statement: ast.Assign, target: ast.Name) -> list[ast.Name]:
-        """The places where a variable is read until it is another one, in the order of the text."""
-        found, end = [], self._when(target)
-        for use in self.uses[target.id]:
-            if self._when(use) <= end:
+    def _read_after(self, statement: ast.AST, name: str, end: tuple[int, int, bool]) -> list[ast.Name]:
+        """The places where a variable is read until it is another one: after it was set, or the next time in a loop."""
+        block = self.block[statement] if isinstance(statement, ast.Assign) else (statement, "body")
+        found, loop = self._reads(name, block, end), None
+        outer: ast.AST | None = statement
+        while outer is not None:
+            loop = outer if isinstance(outer, ast.For | ast.While) else loop
+            outer = self.around.get(outer)
+        return found if loop is None else found + self._reads(name, block, (loop.lineno, loop.col_offset, False))
+
+    def _reads(self, name: str, block: tuple[ast.AST, str], start: tuple[int, int, bool]) -> list[ast.Name]:
+        found = []
+        for use in self.uses[name]:
+            if self._when(use) <= start:
                 continue
             if isinstance(use.ctx, ast.Load) or not isinstance(self.around[use], ast.Assign):
                 found.append(use)
-            elif self.block[self.around[use]] == self.block[statement]:  # whatever way is taken between the two
+            elif self.block[self.around[use]] == block:  # whatever way is taken between the two
                 break
         return found
 
@@ -97,3 +119,7 @@ class _Flows:
             statement = self.around[statement]
         line, column = (statement.end_lineno, statement.end_col_offset) if sets else (use.lineno, use.col_offset)  # type: ignore[attr-defined]
         return line, column, sets
+
+
+def _arguments(node: ast.AST) -> list[ast.arg]:
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs] if isinstance(node, ast.FunctionDef) else []

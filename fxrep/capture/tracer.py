@@ -21,6 +21,7 @@ import functools
 import inspect
 import operator
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from types import FunctionType
 from typing import Any
@@ -408,8 +409,8 @@ class Tracer(fx.Tracer):
             return value.node
         if type(value) in (tuple, list):  # subclasses, such as named tuples, are not what they hold
             return type(value)(self._nodes(v) for v in value)
-        if type(value) is dict:
-            return {key: self._nodes(v) for key, v in value.items()}
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, self._nodes(v)) for key, v in value.items())
         return value
 
     def _forget_unread(self, graph: fx.Graph) -> None:

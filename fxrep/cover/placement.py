@@ -15,8 +15,9 @@ from torch import fx, nn
 
 from ..analysis import effects
 from ..analysis.forms import Term
-from ..capture.code import entry_points, readers_of
+from ..capture.code import entry_points, readers_in_forward, readers_of
 from ..capture.piece import Call, Piece, iterate
+from ..capture.tracer import forward_parameters
 from ..capture.walk import join
 from ..convmap import ConvMap
 from .regions import Region
@@ -33,6 +34,7 @@ class Placement:
     ``nn.Identity`` takes the place of; nobody else calls them or reads their weights. ``reads`` says what a term's
     convolution reads, by the term's key, if that is not its source but what an operator that stays makes of it.
     ``holder``: the child of the site's module that the convolutions are put into, if not that module itself.
+    ``bent``: calls of code that may take another way between the operators than the one that was traced.
     """
 
     region: Region
@@ -43,6 +45,7 @@ class Placement:
     swapped: list[fx.Node] = field(default_factory=list)
     reads: dict[object, fx.Node] = field(default_factory=dict)
     holder: str = ""
+    bent: list[Call] = field(default_factory=list)
 
     @property
     def piece(self) -> Piece:
@@ -200,7 +203,47 @@ def _module(piece: Piece, node: fx.Node) -> nn.Module:
 def _rewritten(placement: Placement) -> set[Call]:
     """The calls whose modules get another forward."""
     kept = {*placement.swapped, *([placement.site] if placement.in_place else [])}
-    return {placement.piece.call_of[n] for n in _touched(placement) if n not in kept}
+    return {placement.piece.call_of[n] for n in _touched(placement) if n not in kept}.union(placement.bent)
+
+
+def _around(placement: Placement) -> list[Call]:
+    """The calls that the operators which are edited are in."""
+    around: dict[Call, None] = {}
+    for node in _touched(placement):
+        call: Call | None = placement.piece.call_of[node]
+        while call is not None and call not in around:
+            around[call] = None
+            call = call.parent
+    return list(around)
+
+
+def _is_bent(call: Call, placement: Placement) -> bool:
+    """Whether the code of a module may do anything else with a value of the region than was traced.
+
+    Such a forward is not kept: the one that takes its place says what it was merged for.
+    """
+    region, piece = placement.region, placement.piece
+    position = region.program.position
+    last = max(_touched(placement), key=position.__getitem__)  # what comes after it gets what it got
+    before = [n for n in region.nodes if position[n] < position[last]]
+    parts = {_part(piece, n, call) for n in (*before, last) if piece.call_of[n].inside(call)} - {call.path}
+    ends = piece.call_of[last].inside(call)
+    inner = parts - {_part(piece, last, call)} if ends else parts
+    given = zip(forward_parameters(call.module), call.args, strict=False)
+    handed = [n for n, v in (*given, *call.kwargs.items()) if not set(before).isdisjoint(iterate(v))]
+    values = {*(str(_step(part, call)) for part in inner), *(f"({name})" for name in handed)}
+    allowed = {*(_step(part, call) for part in parts), *([] if ends else ["return"])}
+    return any(not readers_in_forward(type(call.module), value) <= allowed for value in values)
+
+
+def _part(piece: Piece, node: fx.Node, call: Call) -> str:
+    """The path of the module that the code of ``call`` calls to compute a node; its own for its own operators."""
+    inner = piece.call_of[node]
+    if inner is call:
+        return _path(piece, node)
+    while inner.parent is not None and inner.parent is not call:
+        inner = inner.parent
+    return inner.path
 
 
 def _signature(placement: Placement, usage: Usage) -> object:
@@ -258,13 +301,7 @@ def _why_not(placement: Placement, twins: int, usage: Usage) -> str | None:
 def _changed(placement: Placement) -> list[Call]:
     """The calls whose modules would give something else than before: a value on the way, or what belongs to one."""
     region, call_of = placement.region, placement.piece.call_of
-    around: dict[Call, None] = {}
-    for node in _touched(placement):
-        call: Call | None = call_of[node]
-        while call is not None and call not in around:
-            around[call] = None
-            call = call.parent
-    interior = {*region.interior}
+    around, interior = _around(placement), {*region.interior}
     own = {call: all(call_of[n].inside(call) for n in region.nodes) for call in around}
     return [call for call in around if not own[call] or not interior.isdisjoint(iterate(call.output))]
 
@@ -311,6 +348,8 @@ def _fits(placement: Placement, twins: int, usage: Usage) -> bool:
             placement.swapped = [n for n in placement.swapped if not _on_its_own(str(n.target), around, call)]
         call = call.parent
     rewritten = _rewritten(placement)
+    placement.bent = [each for each in _around(placement) if each not in rewritten and _is_bent(each, placement)]
+    rewritten.update(placement.bent)
     return all(usage.times[call.module] == twins and not _is_missed(call, placement) for call in rewritten)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from ..analysis.forms import Form, atom
 from ..capture.exported import fake_value
 from ..convmap import Illegal
 from . import arithmetic, concat, reshape, window
@@ -202,7 +203,11 @@ def item(op: Operator) -> Linear:
     if index != 0:
         raise Illegal(f"{op.program.describe(op.node)} is not linear")
     batch_norm(Operator(source, op.program, op.policy))  # which is refused, or else its value is no tensor
-    return Linear((source,), lambda form: form, kind="norm")
+
+    def combine(form: Form) -> Form:
+        return atom(op.node) if form.source is source else form  # of a norm that stays, this is the value
+
+    return Linear((source,), combine, kind="norm")
 
 
 @operator(*_overloads("slice.Tensor"))

@@ -204,8 +204,6 @@ def read(op: Operator) -> Linear:
         reason = op.program.piece.opaque.get(op.module)
         if reason:
             raise Illegal(reason)
-        if op.program.writes_weights_of(op.module):
-            raise Illegal("the forward writes to its weights")
         kind = builtin_type(op.module)
         rule = MODULES.get(kind) if kind is not None else None
     elif node.op == "call_function":
@@ -214,7 +212,10 @@ def read(op: Operator) -> Linear:
         rule = METHODS.get(str(node.target))
     if rule is None:
         raise Illegal(f"{op.program.describe(node)} is not linear")
-    return _ask(rule, op)
+    linear = _ask(rule, op)  # which has more to say of a norm that writes to its own
+    if node.op == "call_module" and op.program.writes_weights_of(op.module):
+        raise Illegal("the forward writes to its weights")
+    return linear
 
 
 def _function(target: Any) -> Rule | None:

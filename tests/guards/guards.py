@@ -17,6 +17,7 @@ Edit = tuple[str, str, str]  # file, what is there, what to put in its place
 ANY = "tests/test_any_model.py"
 APART = "tests/test_apart.py"
 BAD = "tests/test_bad_input.py"
+BENT = "tests/test_bent.py"
 COMPOSED = "tests/test_composition.py"
 CONCAT = "tests/test_concat.py"
 CONSTANTS = "tests/test_constants.py"
@@ -746,7 +747,7 @@ guard("rule: opaque modules", "a module with hooks does not do what its type say
 guard(
     "rule: written weights",
     "a module whose weights the forward writes to computes something else in each call",
-    "if op.program.writes_weights_of(op.module):",
+    'if node.op == "call_module" and op.program.writes_weights_of(op.module):',
 )
 guard(
     "constants: unknown rank",
@@ -848,6 +849,13 @@ guard(
     "a dropout that trains drops",
     "if training is not False:",
     tests=(f"{OWN}::test_exported_operators[as written-a dropout that drops]",),
+)
+guard(
+    "aten: the value of a norm that stays",
+    "what a norm returns, all of it, is no value that can be added",
+    "return atom(op.node) if form.source is source else form",
+    "return form",
+    tests=(f"{OWN}::test_the_value_of_a_norm_that_stays",),
 )
 guard("aten: casts", "a cast to another type is not linear", "if not _alike(before, after):")
 
@@ -1059,6 +1067,13 @@ guard(
     "",
     tests=(f"{OWN}::test_a_value_that_is_written_in_a_graph[inplace by position]",),
 )
+guard(
+    "writes: statistics",
+    "a norm in training mode updates its running statistics, and few declare it",
+    "return [] if mode_of(given) is False else list(",
+    "return [] and list(",
+    tests=(f"{HAZARDS}::test_a_norm_that_updates_the_statistics_of_another",),
+)
 guard("writes: by schema", "aten.add_ writes to its operand", "(a.alias_info.is_write or not write)", "not write")
 guard(
     "aliases: by schema",
@@ -1244,6 +1259,20 @@ guard(
 )
 
 guard.of("analysis/program.py", *WRITES, f"{OWN}::test_one_tensor_for_two_inputs")
+guard(
+    "writes: statistics of a module",
+    "a module that is a norm in training mode updates its running statistics",
+    "self.written |= updated",
+    "pass",
+    tests=(f"{HAZARDS}::test_a_norm_that_updates_the_statistics_of_another",),
+)
+guard(
+    "writes: statistics of a module that are read by name",
+    "a function may normalise by statistics that a module updates",
+    "written += [(self.position[node], by_storage[place]) for place in places if place in by_storage]",
+    "pass",
+    tests=(f"{HAZARDS}::test_statistics_of_a_module_in_training_mode_that_a_function_reads",),
+)
 guard(
     "aliases: what a method keeps",
     "a method that keeps something may give it twice, or write to what it gave",
@@ -1619,6 +1648,27 @@ guard(
     "a method that runs the convolution without its norm",
     "if not all(ways):",
     tests=(TEXT,),
+)
+guard(
+    "bent: forwards",
+    "a forward may do more between a convolution and its norm than it did when it was traced",
+    "if each not in rewritten and _is_bent(each, placement)]",
+    "if False]",
+    tests=(BENT,),
+)
+guard(
+    "bent: values that are handed on",
+    "a module may do more with its argument than what is merged into it",
+    "if not set(before).isdisjoint(iterate(v))]",
+    "if False]",
+    tests=(BENT,),
+)
+guard(
+    "bent: values that are returned",
+    "a forward may return the value on the way",
+    '*([] if ends else ["return"])}',
+    '"return"}',
+    tests=(BENT,),
 )
 guard(
     "in place: values on the way",
@@ -2108,6 +2158,13 @@ guard(
     "if training and all(mode for _, mode in training):",
 )
 
+guard(
+    "input: norms that normalise by the batch in either mode",
+    "a program with a norm that has no statistics may come from a model in eval mode",
+    "if norm and all(given.get(statistic) is None for statistic in STATISTICS):",
+    tests=(f"{EXPORT}::test_a_norm_without_statistics_is_no_training_mode",),
+)
+
 guard.of("capture/code.py", OWN, HAZARDS, REGRESSIONS, ANY, RESULT)
 guard(
     "removal: hooks",
@@ -2294,8 +2351,8 @@ guard.of("capture/changes.py", ANY)
 guard(
     "changes: tensors",
     "a scale that another module writes to is no constant",
-    "if not names:",
-    "if names:",
+    "held += (value for thing in things for value in _attributes(thing, names))",
+    "pass",
     tests=(f"{ANY}::test_untraced_code_writes_to_a_tensor_that_traced_code_reads",),
 )
 guard(
@@ -2304,6 +2361,20 @@ guard(
     "if writes and any(_walks(",
     "if False and any(_walks(",
     tests=(f"{ANY}::test_untraced_code_writes_to_every_tensor",),
+)
+guard(
+    "changes: statistics by a norm",
+    "F.batch_norm in untraced code may update the statistics of a norm that is merged",
+    "if norms:",
+    "if False:",
+    tests=(f"{ANY}::test_untraced_code_updates_the_statistics_of_a_norm[_by_a_norm]",),
+)
+guard(
+    "changes: statistics by a module",
+    "a norm in training mode that untraced code calls updates its statistics",
+    "held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_statistics(m)]",
+    "held: list[Any] = []",
+    tests=(f"{ANY}::test_untraced_code_updates_the_statistics_of_a_norm[_by_a_module]",),
 )
 guard(
     "changes: dataclasses",
@@ -2591,6 +2662,27 @@ guard(
     tests=(REACH,),
 )
 guard(
+    "code: more than one way",
+    "code that goes through parts without their names may do something else between them",
+    'return {""} if branches or value[0] == "(" else set()',
+    "return set()",
+    tests=(BENT,),
+)
+guard(
+    "code: what an overridden forward returns",
+    "who calls it may do more with it",
+    'if reader == "return" and code is not codes[0]:',
+    "if False:",
+    tests=(BENT,),
+)
+guard(
+    "code: who calls an overridden forward",
+    "its text does not say, and may do anything with the value",
+    'for each in then)) if then else {""}',
+    "for each in then)) if then else set()",
+    tests=(BENT,),
+)
+guard(
     "code: values that others go on with",
     "a method gives a convolution's value to whoever calls it",
     'if reader != "return" or not goes_on}',
@@ -2641,11 +2733,26 @@ guard(
 guard(
     "text: one branch",
     "a variable that is another one on one way only",
-    "elif self.block[self.around[use]] == self.block[statement]:",
+    "elif self.block[self.around[use]] == block:  # whatever way is taken between the two",
     "else:",
 )
 
+guard(
+    "text: loops",
+    "a variable that is read the next time that a loop is gone through",
+    "return found if loop is None else found + ",
+    "return found or ",
+    tests=(BENT,),
+)
+
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "statistics: instance norms in eval mode",
+    "an instance norm that does not use its statistics updates them all the same",
+    "if m.training or _ignores_mode(m))",
+    "if m.training)",
+    tests=(f"{HAZARDS}::test_an_instance_norm_that_updates_what_it_does_not_use",),
+)
 guard(
     "opaque: forwards on the instance",
     "a forward that was replaced on the instance",
@@ -2932,6 +3039,12 @@ guard(
 )
 
 guard.of("capture/scopes.py", OWN, ANY, HAZARDS, REGRESSIONS)
+guard(
+    "forward: ordered dictionaries",
+    "a dictionary that is ordered has more methods than another",
+    "if type(value) is OrderedDict:",
+    tests=(BENT,),
+)
 guard(
     "forward: names that mean something",
     "a child that is called 'class' cannot be mentioned",
