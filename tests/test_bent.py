@@ -298,7 +298,13 @@ class Rounds(Net):
 
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
-    [(Flag, "flag", True), (Mode, "mode", "other"), (Flipped, "flag", True), (Rounds, "rounds", 2)],
+    [
+        (Flag, "flag", True),
+        (Mode, "mode", "other"),
+        (Flipped, "flag", True),
+        (Function, "post", torch.relu),
+        (Rounds, "rounds", 2),
+    ],
 )
 def test_an_attribute(kind: type[Net], name: str, value: object) -> None:
     model, x = randomize(kind()).double().eval(), image()

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
@@ -376,6 +377,14 @@ def readers_of(cls: type, part: str) -> set[str]:
         readers = flows_in(code).get(part, set()) if part in names else set[str]()
         found |= {"" if reader == "return" else reader for reader in readers if reader != "return" or not goes_on}
     return found
+
+
+def has_one_way(cls: type, parts: set[str]) -> bool:
+    """Whether ``forward`` does the same in every call, with its only argument and ``parts`` of the module alone."""
+    codes, branches = _forward_codes(cls)
+    own, *others = codes
+    alone = not branches and not others and own.co_argcount == 2 and not own.co_kwonlyargcount
+    return alone and not own.co_flags & (CO_VARARGS | CO_VARKEYWORDS) and mentions_in(own)[0] <= parts
 
 
 def readers_in_forward(cls: type, value: str) -> set[str]:

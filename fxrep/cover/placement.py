@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from ..analysis import effects
 from ..analysis.forms import Term
-from ..capture.code import entry_points, readers_in_forward, readers_of
+from ..capture.code import entry_points, has_one_way, readers_in_forward, readers_of
 from ..capture.piece import Call, Piece, iterate
 from ..capture.tracer import forward_parameters
 from ..capture.walk import join
@@ -229,10 +229,18 @@ def _is_bent(call: Call, placement: Placement) -> bool:
     parts = {_part(piece, n, call) for n in (*before, last) if piece.call_of[n].inside(call)} - {call.path}
     ends = piece.call_of[last].inside(call)
     inner = parts - {_part(piece, last, call)} if ends else parts
-    given = zip(forward_parameters(call.module), call.args, strict=False)
-    handed = [n for n, v in (*given, *call.kwargs.items()) if not set(before).isdisjoint(iterate(v))]
-    values = {*(str(_step(part, call)) for part in inner), *(f"({name})" for name in handed)}
-    allowed = {*(_step(part, call) for part in parts), *([] if ends else ["return"])}
+    handed = not set(before).isdisjoint(iterate((call.args, call.kwargs)))
+    if not inner and not handed:
+        return False
+    allowed = {str(_step(part, call)) for part in parts}
+    if has_one_way(type(call.module), allowed):
+        return False
+    values = {str(_step(part, call)) for part in inner}
+    if handed:
+        given = zip(forward_parameters(call.module), call.args, strict=False)
+        named = (name for name, v in (*given, *call.kwargs.items()) if not set(before).isdisjoint(iterate(v)))
+        values.update(f"({name})" for name in named)
+    allowed |= set() if ends else {"return"}
     return any(not readers_in_forward(type(call.module), value) <= allowed for value in values)
 
 

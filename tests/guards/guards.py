@@ -1659,15 +1659,15 @@ guard(
 guard(
     "bent: values that are handed on",
     "a module may do more with its argument than what is merged into it",
-    "if not set(before).isdisjoint(iterate(v))]",
-    "if False]",
+    "handed = not set(before).isdisjoint(iterate((call.args, call.kwargs)))",
+    "handed = False",
     tests=(BENT,),
 )
 guard(
     "bent: values that are returned",
     "a forward may return the value on the way",
-    '*([] if ends else ["return"])}',
-    '"return"}',
+    'allowed |= set() if ends else {"return"}',
+    'allowed |= {"return"}',
     tests=(BENT,),
 )
 guard(
@@ -2660,6 +2660,20 @@ guard(
     "ways = [_from(cls, method, but) for method in _entry_methods(cls)]",
     "ways = [[method] for method in _entry_methods(cls)]",
     tests=(REACH,),
+)
+guard(
+    "code: other parts",
+    "an attribute that is no part of what is merged may be another function by then",
+    "and mentions_in(own)[0] <= parts",
+    "",
+    tests=(BENT,),
+)
+guard(
+    "code: conditions",
+    "forward with a condition in it does not do the same in every call",
+    "alone = not branches and not others",
+    "alone = not others",
+    tests=(BENT,),
 )
 guard(
     "code: more than one way",
