@@ -274,7 +274,9 @@ def test_a_norm_that_updates_the_statistics_of_another(case: str, trains: bool, 
     if way == "flat":
         given = torch.fx.symbolic_trace(copy.deepcopy(model))
     elif way == "exported":
-        given = getattr(torch.export, "export_for_training", torch.export.export)(copy.deepcopy(model), (x,)).module()
+        if torch.__version__ < "2.6":
+            pytest.skip("torch 2.5 exports no model whose parts share a buffer that is written to")
+        given = torch.export.export(copy.deepcopy(model), (x,)).module()
     after, before = fxrep.reparameterize(given), copy.deepcopy(given)
     assert (fxrep.report(after).after["conv"] == 1) is not trains
     for _ in range(2):
