@@ -836,9 +836,8 @@ def asking(asks: Callable[[Any], bool]) -> nn.Module:
             self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x)
-            out: Tensor = self.norm(x if asks(self) else x * 2)
-            return out
+            x = self.norm(self.conv(x))
+            return x if asks(self) else x * 2
 
     return randomize(Model())
 
