@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import heapq
 import operator
 import pickle
 import random
@@ -462,6 +463,23 @@ def test_a_list_is_changed_beside_the_forward(case: str) -> None:
     child = made(Join, lambda m, x, to: F.relu(m.both(x)))
     UNSEEN_CHANGES[case](child)
     assert_same(made(Join, _given(lambda x: [], sum), child=child, other=child))
+
+
+class Pushes(nn.Module):
+    """Its forward is C code, which nobody can look into."""
+
+    forward = staticmethod(heapq.heappush)
+
+
+def test_a_list_is_changed_by_c_code() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        xs: list[Tensor] = []
+        m.child(xs, x)
+        return m.both(x) + sum(xs)
+
+    child = Pushes()
+    child.register_forward_hook(lambda *_: None)
+    assert_same(made(Join, forward, child=child))
 
 
 @torch.fx.wrap
