@@ -474,7 +474,7 @@ class Pushes(nn.Module):
 def test_a_list_is_changed_by_c_code() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
         xs: list[Tensor] = []
-        m.child(xs, x)
+        m.child(xs, x.sin())  # a value of its own: it may write to what it is given
         return m.both(x) + sum(xs)
 
     child = Pushes()
