@@ -128,7 +128,8 @@ class Check:
         module: Any = region.program.module(node)
 
         def value(n: fx.Node) -> Any:
-            return self._value(n, double)
+            constant = n in self.samples and n not in region.linear[node].operands  # a source is a constant to others
+            return self._constant(n, double) if constant else self._value(n, double)
 
         if module is not None and builtin_type(module) in MODULES:
             bias = None if module.bias is None else double(module.bias)
@@ -185,15 +186,15 @@ class Check:
         if node in self.values:
             value = self.values[node]
             return value.clone() if node in self.samples else value  # an in-place operator must not write to a source
-        program = self.region.program
-        if node.op == "get_attr":
-            tensor = program.tensor(node)
-            return None if tensor is None else double(tensor)
-        constant = program.weight(node)
-        if constant is not None:
-            return double(constant)
+        if node.op == "get_attr" or self.region.program.weight(node) is not None:
+            return self._constant(node, double)
         (operand,) = self.region.linear[node].operands  # passes a source on
         return self._value(operand, double)
+
+    def _constant(self, node: fx.Node, double: Cast) -> Tensor | None:
+        program = self.region.program
+        tensor = program.tensor(node) if node.op == "get_attr" else program.weight(node)
+        return None if tensor is None else double(tensor)
 
     def _convolve(
         self,

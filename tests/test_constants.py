@@ -199,3 +199,21 @@ def test_what_nobody_merges_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Program, "_content", fails)
     monkeypatch.setattr(Program, "_compute", fails)
     fxrep.reparameterize(Biased().eval())
+
+
+def test_a_constant_that_a_convolution_reads_and_that_is_added_to_it() -> None:
+    class Seeded(nn.Module):
+        """``conv(seed) + seed``, and the seed once more: a source to the convolution, a constant to both additions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seed, self.drop, self.conv = nn.Parameter(torch.randn(1, 4, 1, 1)), nn.Dropout2d(), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seed = self.seed
+            total = 0 + seed + self.conv(self.drop(seed))
+            total += seed
+            return total - x
+
+    result = assert_merged(randomize(Seeded().eval()), X[:, :, :1, :1], convs=1, adds=1, policy="kernels")  # the add: x
+    assert "the check failed" not in str(fxrep.report(result))
