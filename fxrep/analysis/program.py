@@ -10,12 +10,13 @@ from __future__ import annotations
 import bisect
 import functools
 from collections import defaultdict
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from ..capture.kinds import builtin_type, is_builtin, updated_statistics
 from ..capture.observe import Observation
-from ..capture.piece import Piece, iterate, renamed
+from ..capture.piece import Piece, iterate, mapped
 from ..capture.results import call_as_is
 from ..capture.walk import find_tensor, named_tensors, tensors, walk_paths
 from . import effects
@@ -172,15 +173,18 @@ class Program(Constants):
         if not latest:
             return
 
-        def rename(node: fx.Node, at: int) -> fx.Node:
-            while found := [n for i, n in latest.get(node, ()) if i < at]:
-                node = found[-1]
-            return node
+        def renamed(value: Any, at: int) -> Any:
+            def name(node: fx.Node) -> fx.Node:
+                while found := [n for i, n in latest.get(node, ()) if i < at]:
+                    node = found[-1]
+                return node
+
+            return mapped(value, lambda leaf: fx.map_arg(leaf, name))
 
         for call in self.piece.calls:
             start, end = self.piece.span(call, self.position)
-            call.args, call.kwargs = renamed((call.args, call.kwargs), functools.partial(rename, at=start))
-            call.output = renamed(call.output, functools.partial(rename, at=end))
+            call.args, call.kwargs = renamed((call.args, call.kwargs), start)
+            call.output = renamed(call.output, end)
         self.fills = {node: fill for node in self.fills if (fill := fill_of(node)) is not None}
 
     def _is_after(self, position: int, node: fx.Node) -> bool:

@@ -96,10 +96,10 @@ def iterate(value: Any) -> Iterator[fx.Node]:
     yield from found
 
 
-def renamed(value: Any, name: Callable[[fx.Node], fx.Node]) -> Any:
-    """A nest of tuples, lists, dicts and slices with other nodes in it; a dictionary that is ordered stays one."""
-    if type(value) in (tuple, list):
-        return type(value)(renamed(item, name) for item in value)
+def mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """A nest of tuples, lists and dicts with ``leaf`` of what it holds; a dictionary that is ordered stays one."""
+    if type(value) in (tuple, list):  # subclasses, such as named tuples, are not what they hold
+        return type(value)(mapped(item, leaf) for item in value)
     if type(value) in (dict, OrderedDict):
-        return type(value)((key, renamed(item, name)) for key, item in value.items())
-    return fx.map_arg(value, name)
+        return type(value)((key, mapped(item, leaf)) for key, item in value.items())
+    return leaf(value)

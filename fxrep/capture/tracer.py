@@ -21,7 +21,6 @@ import functools
 import inspect
 import operator
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from types import FunctionType
 from typing import Any
@@ -34,7 +33,7 @@ from .apart import Apart, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
 from .code import Asks, asks, has_own_code, may_give_none, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
-from .piece import Call, Piece, iterate
+from .piece import Call, Piece, iterate, mapped
 from .results import ANYTHING, call_as_is
 from .state import Outside, State, outside
 from .symbols import InplaceProxy, TensorProxy
@@ -157,7 +156,7 @@ class Tracer(fx.Tracer):
             with reads_are_noted(self):
                 result = root_fn(*args)
             assert self.current is not None
-            self.current.output = self._nodes(result)
+            self.current.output = _nodes(result)
             return result
 
         return run, arguments
@@ -188,7 +187,7 @@ class Tracer(fx.Tracer):
         if self.is_leaf_module(m, path):
             return self._call_opaque(m, path, args, kwargs)
         outer, call = self.current, Call(m, path, self.current)
-        call.args, call.kwargs = self._nodes(args), self._nodes(kwargs)
+        call.args, call.kwargs = _nodes(args), _nodes(kwargs)
         mark, calls = self._last_node(), len(self.calls)
         self.calls.append(call)
         self.current = call
@@ -200,12 +199,12 @@ class Tracer(fx.Tracer):
             self._check_none(call)
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
-            call.output, call.last = self._nodes(result), self._last_node()
+            call.output, call.last = _nodes(result), self._last_node()
             if state.changed():
                 raise TypeError("its forward changes attributes of the module")
             if call.guessed:
                 raise TypeError("its forward goes on after an error that only tracing raises")
-            call.changes = (self._nodes(args), self._nodes(kwargs)) != (call.args, call.kwargs)
+            call.changes = (_nodes(args), _nodes(kwargs)) != (call.args, call.kwargs)
         except Exception as error:
             self._roll_back(mark, calls)
             state.restore()
@@ -404,15 +403,6 @@ class Tracer(fx.Tracer):
             self.outside[kind] = outside(module)
         return self.outside[kind]
 
-    def _nodes(self, value: Any) -> Any:
-        if isinstance(value, fx.Proxy):
-            return value.node
-        if type(value) in (tuple, list):  # subclasses, such as named tuples, are not what they hold
-            return type(value)(self._nodes(v) for v in value)
-        if type(value) in (dict, OrderedDict):
-            return type(value)((key, self._nodes(v)) for key, v in value.items())
-        return value
-
     def _forget_unread(self, graph: fx.Graph) -> None:
         """Drop the parameters and buffers that were only looked at: ``self.bias is not None``."""
         unread = {node for node in graph.find_nodes(op="get_attr") if not node.users}
@@ -437,6 +427,11 @@ class Tracer(fx.Tracer):
             self.call_of.pop(node, None)
             self.graph.erase_node(node)
         del self.calls[calls:]
+
+
+def _nodes(value: Any) -> Any:
+    """A nest of proxies as one of their nodes."""
+    return mapped(value, lambda leaf: leaf.node if isinstance(leaf, fx.Proxy) else leaf)
 
 
 def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[Piece], dict[nn.Module, str]]:
