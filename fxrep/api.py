@@ -78,7 +78,8 @@ def reparameterize(
             ``inplace``.
         example_inputs: the positional arguments of a call. Never needed; with them the outputs of the whole model
             before and after are compared as well, and the number of axes of its values is known where the operators
-            leave it open.
+            leave it open. They also say how the model is called: it is merged for the arguments with a default that
+            they give, and for their strings, booleans and ``None``.
         inplace: change ``model`` itself and return it. An error leaves it as it was.
         policy: when two branches become one convolution. ``"default"``: if it is estimated to be no slower;
             ``"macs"``: if there are no more multiply-accumulates; ``"kernels"``: whenever it is exact.
@@ -361,7 +362,7 @@ def _observe(
         return None, None
     if not isinstance(inputs, tuple):
         raise TypeError(f"example_inputs is a tuple of the arguments of a call, not a {type(inputs).__name__}")
-    observed, copied = Observation(), _copy_to_run(runnable(model))
+    observed, copied = Observation(inputs), _copy_to_run(runnable(model))
     observed.watch(copied)
     return _run(copied, inputs), observed
 

@@ -96,7 +96,7 @@ def _put_forward(module: nn.Module, scope: Scope) -> None:
         module.graph = scope.graph
     else:
         reads = _still_there(module, scope.reads())
-        install(module, Forward.of(scope.graph, scope.guards, reads, scope.tensors))
+        install(module, Forward.of(scope.graph, scope.guards, reads, scope.tensors, scope.present))
 
 
 def _still_there(module: nn.Module, reads: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:

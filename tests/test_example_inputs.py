@@ -115,3 +115,89 @@ def test_a_torchscript_module_takes_no_hooks_to_watch_it() -> None:
     scripted = torch.jit.script(nn.ReLU())
     model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), scripted).eval()
     assert fxrep.report(fxrep.reparameterize(model, (torch.randn(1, 4, 6, 6),))).merged
+
+
+class Embedded(nn.Module):
+    """A block of which an argument decides what comes between the branches and their norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv3, self.conv1 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm, self.linear = nn.BatchNorm2d(4), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None, mode: str = "plain", flip: bool = False) -> Tensor:
+        y: Tensor = self.conv3(x) + self.conv1(x)
+        if embedding is not None:
+            y = y + self.linear(embedding)[:, :, None, None]
+        y = self.norm(y) if mode == "plain" else self.norm(y.relu())
+        return y.flip(-1) if flip else y
+
+
+class Required(Embedded):
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:  # type: ignore[override]
+        return super().forward(x, embedding)
+
+
+IMAGE, EMBEDDING = torch.randn(2, 4, 7, 5, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
+WAYS: dict[str, tuple[Any, ...]] = {
+    "the defaults": (IMAGE,),
+    "a tensor": (IMAGE, EMBEDDING),
+    "None": (IMAGE, None),
+    "a string": (IMAGE, None, "rectified"),
+    "a flag": (IMAGE, EMBEDDING, "plain", True),
+    "all": (IMAGE, EMBEDDING, "rectified", True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_example_says_how_the_model_is_called(way: str) -> None:
+    model = randomize(Embedded().double())
+    result = fxrep.reparameterize(model, WAYS[way])
+    assert len(fxrep.report(result).merged) == 1
+    fxrep.verify(model, result, WAYS[way])
+    for other in WAYS.values():
+        expected = model(*other)
+        try:
+            assert torch.allclose(result(*other), expected)
+        except ValueError as error:
+            assert "merge it again" in str(error)  # noqa: PT017
+            assert other is not WAYS[way]
+
+
+@pytest.mark.parametrize("embedding", [EMBEDDING, None])
+def test_an_argument_without_default_may_be_none(embedding: Tensor | None) -> None:
+    model = randomize(Required().double())
+    result = fxrep.reparameterize(model, (IMAGE, embedding))
+    assert len(fxrep.report(result).merged) == 1
+    assert torch.allclose(result(IMAGE, embedding), model(IMAGE, embedding))
+    with pytest.raises(ValueError, match="merge it again"):
+        result(IMAGE, EMBEDDING if embedding is None else None)
+
+
+def test_none_is_handed_to_a_block() -> None:
+    class Doubled(nn.Module):
+        """Without an error of torch's where there is no mask."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv3, self.conv1 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+            y = self.conv3(x) + self.conv1(x)
+            return y if mask is None else -y
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Doubled()
+
+        def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+            y: Tensor = self.block(x, mask)
+            return y.relu()
+
+    model = randomize(Outer().double())
+    result = fxrep.reparameterize(model)
+    fxrep.verify(model, result, (IMAGE, EMBEDDING))
+    with pytest.raises(ValueError, match="'mask' that is given"):
+        result(IMAGE, None)
+    fxrep.verify(model, fxrep.reparameterize(model, (IMAGE, None)), (IMAGE, None))

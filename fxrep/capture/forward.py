@@ -45,18 +45,20 @@ class Forward:
         guards: dict[str, Any],
         reads: dict[tuple[str, str], Any],
         tensors: Collection[str] = (),
+        present: Collection[str] = (),
     ) -> Forward:
         """The forward that ``graph`` computes.
 
         ``guards`` are the values that some arguments were traced with; ``reads``, those that attributes of modules had,
-        by the path of the module and the name of the attribute; ``tensors``, arguments that must be tensors. It raises
-        an error where they are others.
+        by the path of the module and the name of the attribute; ``tensors``, arguments that must be tensors, and
+        ``present``, that must not be None. It raises an error where they are others.
         """
         python = graph.python_code("self")
         definition = re.search(r"^def forward\(.*\).*:$", python.src, re.MULTILINE)
         assert definition is not None
         guards = guards | {_attribute(path, name): value for (path, name), value in reads.items()}
         checks = "".join(map(_tensor_guard, tensors))
+        checks += "".join(_none_guard(name) for name in present if name not in tensors)
         checks += "".join(_guard(name, value, python.globals) for name, value in guards.items())
         body = python.src[definition.end() :].lstrip("\n")
         code = f"{python.src[: definition.end()]}\n{checks}{body}"
@@ -156,6 +158,12 @@ def _tensor_guard(name: str) -> str:
     message = f"this module was merged by fxrep for a tensor '{name}'"
     others = "(int, float, complex, str, tuple, list, dict)"
     return f"    if {name} is None or isinstance({name}, {others}):\n        raise ValueError({message!r})\n"
+
+
+def _none_guard(name: str) -> str:
+    """The statement that raises an error where an argument is None."""
+    message = f"this module was merged by fxrep for a '{name}' that is given; merge it again for {name}=None"
+    return f"    if {name} is None:\n        raise ValueError({message!r})\n"
 
 
 def _differs(name: str, value: Any, names: dict[str, Any]) -> list[str]:

@@ -27,9 +27,11 @@ class Seen:
 class Observation:
     """The numbers of axes of each module's first input and of its output, by path; -1 where calls differ.
 
-    ``calls`` are all calls of each module, by its first path; ``names``, the first path for every path.
+    ``calls`` are all calls of each module, by its first path; ``names``, the first path for every path; ``given``, the
+    arguments of the call of the whole.
     """
 
+    given: tuple[Any, ...] = ()
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     calls: dict[str, list[Seen]] = field(default_factory=dict)

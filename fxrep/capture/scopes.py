@@ -10,6 +10,7 @@ import inspect
 import keyword
 import operator
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MethodType
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..convmap import Illegal
+from .code import asks
 from .piece import Call, Piece, iterate
 from .tracer import forward_parameters
 from .walk import first_paths, join, named_tensors
@@ -49,8 +51,8 @@ class Scope:
     """A module's own graph, the values that arguments were traced with, and tensors that the graph brings along.
 
     ``modules`` are those inside it, with their paths; ``tensors``, the arguments of which the code asked whether they
-    are tensors; ``replaced``, the calls whose code the graph stands for: that of
-    the module, and of children it does not call.
+    are tensors, and ``present``, whether they are None; ``replaced``, the calls whose code the graph stands for: that
+    of the module, and of children it does not call.
     """
 
     graph: fx.Graph
@@ -58,6 +60,7 @@ class Scope:
     constants: dict[str, Tensor]
     modules: dict[nn.Module, str]
     tensors: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
     replaced: list[Call] = field(default_factory=list)
 
     def reads(self) -> dict[tuple[str, str], Any]:
@@ -120,11 +123,13 @@ class _Builder:
             if not node.users and (node.op == "get_attr" or node in self._extracted):
                 self.graph.erase_node(node)
         self.scope.replaced = self._replaced(self.call)
-        asked = set[fx.Node]().union(*(call.tensors for call in self.scope.replaced))
-        self.scope.tensors = [
-            name for name, value in self.scope.guards.items() if isinstance(value, fx.Node) and value in asked
-        ]
+        self.scope.tensors = self._arguments_of(call.tensors for call in self.scope.replaced)
+        self.scope.present = self._arguments_of(map(_not_none, self.scope.replaced))
         return self.scope
+
+    def _arguments_of(self, nodes: Iterable[set[fx.Node]]) -> list[str]:
+        asked = set[fx.Node]().union(*nodes)
+        return [name for name, value in self.scope.guards.items() if isinstance(value, fx.Node) and value in asked]
 
     def _replaced(self, call: Call) -> list[Call]:
         """``call``, and those inside of it that the new graph does not make."""
@@ -269,6 +274,14 @@ class _Builder:
             if name in self.values:
                 return self.values[name]
         raise Illegal(f"a value that '{self.call.path or 'the model'}' needs is not handed to it")
+
+
+def _not_none(call: Call) -> set[fx.Node]:
+    """The arguments of a call that were not None, of which its code may ask that."""
+    found = asks(call.module)
+    given = dict(zip(forward_parameters(call.module), call.args, strict=False)) | call.kwargs
+    values = (value for name, value in given.items() if found.results or name in found.nones)
+    return {value for value in values if isinstance(value, fx.Node)}
 
 
 def _writable(path: str) -> str:

@@ -10,7 +10,7 @@ Differences from ``torch.fx.Tracer``:
 * A method that keeps something for the next call becomes one call of it, where that is safe: see ``apart``.
 * Every non-leaf call is recorded as a ``Call``, so that an edit of the flat graph can be put back into the module that
   it belongs to.
-* Arguments with a default keep the default.
+* Arguments with a default keep the default, unless an example says how the model is called.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Tracer(fx.Tracer):
         barred: dict[nn.Module, str] | None = None,
         watch_random: bool = False,
         apart: Apart | None = None,
+        given: tuple[Any, ...] = (),
     ) -> None:
         super().__init__()
-        self.apart = apart
+        self.apart, self.given = apart, given
         self.trying = False
         self.opaque = opaque
         self.barred = barred or {}
@@ -132,10 +133,16 @@ class Tracer(fx.Tracer):
     ) -> tuple[Callable[..., Any], list[Any]]:
         arguments: list[Any] = [self.root]
         assert self.current is not None
-        for name, parameter in forward_parameters(self.root).items():
+        is_graph = isinstance(self.root, fx.GraphModule)
+        given = () if is_graph else self.given
+        for i, (name, parameter) in enumerate(forward_parameters(self.root).items()):
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
-            if parameter.default is not parameter.empty and not isinstance(self.root, fx.GraphModule):
+            if i < len(given) and _says_how(given[i]):
+                self.current.args += (given[i],)
+                arguments.append(given[i])
+                continue
+            if parameter.default is not parameter.empty and not is_graph and i >= len(given):
                 self.current.kwargs[name] = parameter.default
                 continue
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -434,18 +441,20 @@ def _nodes(value: Any) -> Any:
     return mapped(value, lambda leaf: leaf.node if isinstance(leaf, fx.Proxy) else leaf)
 
 
-def capture(model: nn.Module, original: nn.Module | None = None) -> tuple[list[Piece], dict[nn.Module, str]]:
+def capture(
+    model: nn.Module, original: nn.Module | None = None, given: tuple[Any, ...] = ()
+) -> tuple[list[Piece], dict[nn.Module, str]]:
     """Trace ``model`` in its largest traceable pieces; also returns why each opaque module is opaque.
 
     The model is run on symbols, which can leave marks on it: pass a structural copy of the ``original``. Modules that
-    refused to be copied are left alone.
+    refused to be copied are left alone. ``given`` are the arguments of a call, as an example.
     """
     modules = {m for _, m in walk(original)} if original is not None else set()
     copied_not = modules.intersection(m for _, m in walk(model))
     barred: dict[nn.Module, str] = {}
     while True:
         apart: Apart = {}
-        pieces, opaque = _capture(model, copied_not, barred, apart)
+        pieces, opaque = _capture(model, copied_not, barred, apart, given)
         found = _read_stale(pieces, opaque) or shared(apart, pieces, opaque)
         if not found:
             return pieces, opaque
@@ -480,7 +489,11 @@ def _read_stale(pieces: list[Piece], untraced: Collection[nn.Module]) -> dict[nn
 
 
 def _capture(
-    model: nn.Module, copied_not: Collection[nn.Module], barred: dict[nn.Module, str], apart: Apart
+    model: nn.Module,
+    copied_not: Collection[nn.Module],
+    barred: dict[nn.Module, str],
+    apart: Apart,
+    given: tuple[Any, ...],
 ) -> tuple[list[Piece], dict[nn.Module, str]]:
     """Trace ``model`` around what is ``copied_not``, and around the code of modules that are ``barred``."""
     opaque = dict.fromkeys(copied_not, "its copy is itself")
@@ -504,7 +517,7 @@ def _capture(
             if module in barred:
                 raise TypeError(barred[module])
             _check_arguments(module, path, opaque)
-            pieces.append(_trace_piece(module, path, opaque, barred, apart))
+            pieces.append(_trace_piece(module, path, opaque, barred, apart, () if path else given))
         except Exception as error:
             if type(module).forward is not nn.Module.forward:
                 opaque[module] = f"cannot be traced: {_first_line(error)}"
@@ -537,16 +550,26 @@ def _check_arguments(module: nn.Module, path: str, callers: Iterable[nn.Module])
 
 
 def _trace_piece(
-    module: nn.Module, path: str, opaque: dict[nn.Module, str], barred: dict[nn.Module, str], apart: Apart
+    module: nn.Module,
+    path: str,
+    opaque: dict[nn.Module, str],
+    barred: dict[nn.Module, str],
+    apart: Apart,
+    given: tuple[Any, ...],
 ) -> Piece:
     try:
-        return Tracer(opaque, barred, apart=apart).trace_piece(module, path)
+        return Tracer(opaque, barred, apart=apart, given=given).trace_piece(module, path)
     except RandomDraw:  # somewhere inside: look at every call
-        return Tracer(opaque, barred, watch_random=True, apart=apart).trace_piece(module, path)
+        return Tracer(opaque, barred, watch_random=True, apart=apart, given=given).trace_piece(module, path)
     except Exception:
         if not _keeps_apart(module, apart):
             raise
-        return _trace_piece(module, path, opaque, barred, apart)
+        return _trace_piece(module, path, opaque, barred, apart, given)
+
+
+def _says_how(value: Any) -> bool:
+    """Whether an argument says in which way a model is called, rather than what it computes with."""
+    return value is None or type(value) in (bool, str)
 
 
 def _keeps_apart(module: nn.Module, apart: Apart | None) -> bool:

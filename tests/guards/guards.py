@@ -22,6 +22,7 @@ COMPOSED = "tests/test_composition.py"
 CONCAT = "tests/test_concat.py"
 CONSTANTS = "tests/test_constants.py"
 FILLS = "tests/test_fills.py"
+EXAMPLES = "tests/test_example_inputs.py"
 EXPORT = "tests/test_export.py"
 HAZARDS = "tests/test_hazards.py"
 KEPT = "tests/test_kept.py"
@@ -2045,6 +2046,13 @@ guard(
     "return value",
     tests=(f"{OWN}::test_what_is_left",),
 )
+guard(
+    "proof: constants",
+    "a constant that a convolution reads is itself to an addition",
+    "constant = n in self.samples and n not in region.linear[node].operands",
+    "constant = False",
+    tests=(CONSTANTS,),
+)
 guard("proof: shapes", "results of different shapes differ", "if expected.shape != found.shape:")
 guard(
     "proof: not finite",
@@ -2117,7 +2125,7 @@ guard(
     'if site in program.piece.kept or any(user.op == "output" for user in total.users):',
 )
 
-guard.of("api.py", OWN, "tests/test_example_inputs.py", BAD, RESULT)
+guard.of("api.py", OWN, EXAMPLES, BAD, RESULT)
 guard("examples: compared", "outputs that differ on the example inputs are refused", "if not result.ok:")
 guard("examples: undone", "an error leaves the model as it was", "undo.restore()", "pass")
 guard(
@@ -2125,7 +2133,7 @@ guard(
     "the example inputs are not written to",
     "output = model(*copy.deepcopy(inputs, symbols))",
     "output = model(*inputs)",
-    tests=("tests/test_example_inputs.py::test_inputs_are_not_changed",),
+    tests=(f"{EXAMPLES}::test_inputs_are_not_changed",),
 )
 guard(
     "examples: buffers",
@@ -2822,6 +2830,19 @@ guard("subclasses: changed later", "a class may get another forward between two 
 
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(
+    "trace: the way that an example takes",
+    "a string, a boolean and None decide which way a forward takes",
+    "if i < len(given) and _says_how(given[i]):",
+    tests=(EXAMPLES,),
+)
+guard(
+    "trace: optional arguments of an example",
+    "the model is called with what the example gives",
+    "not is_graph and i >= len(given):",
+    "not is_graph:",
+    tests=(EXAMPLES,),
+)
+guard(
     "trace: other threads",
     "what another thread runs is no part of the graph",
     "return threading.get_ident() != self.thread",
@@ -3059,6 +3080,20 @@ guard(
     "a dictionary that is ordered has more methods than another",
     "if type(value) is OrderedDict:",
     tests=(BENT,),
+)
+guard(
+    "forward: arguments that were given",
+    "what code does without an argument the graph does not do",
+    "if found.results or name in found.nones)",
+    "if False)",
+    tests=(EXAMPLES,),
+)
+guard(
+    "forward: arguments that something is asked of",
+    "what code goes through may ask whether an argument is None",
+    "if found.results or name in found.nones)",
+    "if name in found.nones)",
+    tests=(EXAMPLES,),
 )
 guard(
     "forward: names that mean something",
