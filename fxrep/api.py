@@ -362,7 +362,7 @@ def _observe(
         return None, None
     if not isinstance(inputs, tuple):
         raise TypeError(f"example_inputs is a tuple of the arguments of a call, not a {type(inputs).__name__}")
-    observed, copied = Observation(inputs), _copy_to_run(runnable(model))
+    observed, copied = Observation(), _copy_to_run(runnable(model))
     observed.watch(copied)
     return _run(copied, inputs), observed
 

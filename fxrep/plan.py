@@ -103,7 +103,7 @@ def make_plan(
     selection: Selection | None = None,
 ) -> Plan:
     """Plan the merges of ``model``, a structural copy of ``original`` that nobody else runs, or of what is captured."""
-    pieces, opaque = captured or capture(model, original, observed.given if observed else ())
+    pieces, opaque = captured or capture(model, original, observed.arguments if observed else None)
     chosen = selection or Selection()
     analyses = [Analysis(Program(piece, observed), policy, chosen, kept=set(piece.kept)) for piece in pieces]
     _tell_who_writes([analysis.program for analysis in analyses], opaque)

@@ -201,3 +201,12 @@ def test_none_is_handed_to_a_block() -> None:
     with pytest.raises(ValueError, match="'mask' that is given"):
         result(IMAGE, None)
     fxrep.verify(model, fxrep.reparameterize(model, (IMAGE, None)), (IMAGE, None))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_wrapper_hands_the_arguments_on(way: str) -> None:
+    wrapped = randomize(nn.DataParallel(Embedded().double()))
+    result = fxrep.reparameterize(wrapped, WAYS[way])
+    fxrep.verify(wrapped, result, WAYS[way])
+    asked = any(value is EMBEDDING for value in WAYS[way])  # whether it is None, and the wrapper does not say
+    assert bool(fxrep.report(result).merged) == (not asked)

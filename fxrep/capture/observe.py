@@ -27,11 +27,9 @@ class Seen:
 class Observation:
     """The numbers of axes of each module's first input and of its output, by path; -1 where calls differ.
 
-    ``calls`` are all calls of each module, by its first path; ``names``, the first path for every path; ``given``, the
-    arguments of the call of the whole.
+    ``calls`` are all calls of each module, by its first path; ``names``, the first path for every path.
     """
 
-    given: tuple[Any, ...] = ()
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     calls: dict[str, list[Seen]] = field(default_factory=dict)
@@ -70,6 +68,11 @@ class Observation:
         """The calls of the module at any path to it."""
         return self.calls.get(self.names[path], []) if path in self.names else []
 
+    def arguments(self, path: str) -> tuple[Any, ...]:
+        """The positional arguments of the only call of the module at a path, tensors without content."""
+        calls = self.seen(path)
+        return calls[0].args if len(calls) == 1 else ()
+
     def values(self, piece: Piece) -> dict[fx.Node, Tensor]:
         """What entered and left the modules of ``piece``, where all calls had the same shapes and types."""
         found: dict[fx.Node, Tensor] = {}
@@ -107,10 +110,10 @@ class Observation:
         return found
 
 
-def on_meta(tensor: Tensor) -> Tensor | None:
-    """A tensor of the same shape and type without content; None for what is not a plain array."""
+def on_meta(tensor: Tensor) -> Any:
+    """A tensor of the same shape and type without content; ``NotImplemented`` for what is not a plain array."""
     if tensor.layout != torch.strided or tensor.is_quantized:
-        return None
+        return NotImplemented
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 

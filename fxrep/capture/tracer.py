@@ -138,16 +138,17 @@ class Tracer(fx.Tracer):
         for i, (name, parameter) in enumerate(forward_parameters(self.root).items()):
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
-            if i < len(given) and _says_how(given[i]):
+            required = parameter.default is parameter.empty
+            if i < len(given) and _says_how(given[i]) and not (required and self.inner):
                 self.current.args += (given[i],)
                 arguments.append(given[i])
                 continue
-            if parameter.default is not parameter.empty and not is_graph and i >= len(given):
+            if not required and not is_graph and i >= len(given):
                 self.current.kwargs[name] = parameter.default
                 continue
             if parameter.kind is parameter.KEYWORD_ONLY:
                 raise TypeError(f"forward() takes the keyword-only argument '{name}'")
-            default = () if parameter.default is parameter.empty else (parameter.default,)
+            default = () if required else (parameter.default,)
             proxy = self.create_proxy("placeholder", name, default, {})
             asks = self.asks(self.root)
             if self.inner and (name in asks.nones or asks.handed):
@@ -441,13 +442,16 @@ def _nodes(value: Any) -> Any:
     return mapped(value, lambda leaf: leaf.node if isinstance(leaf, fx.Proxy) else leaf)
 
 
+Arguments = Callable[[str], tuple[Any, ...]]
+
+
 def capture(
-    model: nn.Module, original: nn.Module | None = None, given: tuple[Any, ...] = ()
+    model: nn.Module, original: nn.Module | None = None, given: Arguments | None = None
 ) -> tuple[list[Piece], dict[nn.Module, str]]:
     """Trace ``model`` in its largest traceable pieces; also returns why each opaque module is opaque.
 
     The model is run on symbols, which can leave marks on it: pass a structural copy of the ``original``. Modules that
-    refused to be copied are left alone. ``given`` are the arguments of a call, as an example.
+    refused to be copied are left alone. ``given`` are the arguments of the module at a path in an example of a call.
     """
     modules = {m for _, m in walk(original)} if original is not None else set()
     copied_not = modules.intersection(m for _, m in walk(model))
@@ -493,7 +497,7 @@ def _capture(
     copied_not: Collection[nn.Module],
     barred: dict[nn.Module, str],
     apart: Apart,
-    given: tuple[Any, ...],
+    given: Arguments | None,
 ) -> tuple[list[Piece], dict[nn.Module, str]]:
     """Trace ``model`` around what is ``copied_not``, and around the code of modules that are ``barred``."""
     opaque = dict.fromkeys(copied_not, "its copy is itself")
@@ -517,7 +521,7 @@ def _capture(
             if module in barred:
                 raise TypeError(barred[module])
             _check_arguments(module, path, opaque)
-            pieces.append(_trace_piece(module, path, opaque, barred, apart, () if path else given))
+            pieces.append(_trace_piece(module, path, opaque, barred, apart, given(path) if given else ()))
         except Exception as error:
             if type(module).forward is not nn.Module.forward:
                 opaque[module] = f"cannot be traced: {_first_line(error)}"

@@ -2832,7 +2832,7 @@ guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(
     "trace: the way that an example takes",
     "a string, a boolean and None decide which way a forward takes",
-    "if i < len(given) and _says_how(given[i]):",
+    "if i < len(given) and _says_how(given[i]) and not (required and self.inner):",
     tests=(EXAMPLES,),
 )
 guard(
