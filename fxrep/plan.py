@@ -18,6 +18,7 @@ from .analysis.program import Program
 from .analysis.selection import Selection
 from .capture.changes import written_storages
 from .capture.code import has_own_code, is_flag, mentions
+from .capture.kinds import reads_metadata
 from .capture.observe import Observation
 from .capture.piece import Call, Piece
 from .capture.scopes import Edits, Scope, build
@@ -32,10 +33,10 @@ from .cover.usage import Usage
 from .weights import build_modules, largest_weight
 from .workspace import Workspace
 
+# what code may ask for, or set by a function; what it enters is noted while it is traced
 MODES = {
-    "autocast", "no_grad", "enable_grad", "inference_mode", "set_grad_enabled", "is_grad_enabled",
-    "is_autocast_enabled", "is_autocast_cpu_enabled", "is_inference_mode_enabled", "fork_rng", "manual_seed",
-    "autograd", "backward",
+    "set_grad_enabled", "is_grad_enabled", "is_autocast_enabled", "is_autocast_cpu_enabled",
+    "is_inference_mode_enabled", "fork_rng", "manual_seed", "autograd", "backward",
 }  # fmt: skip
 # as generated code has them
 MODES |= {"_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode"}
@@ -286,7 +287,7 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
         linear = analysis.linear.get(node)
         if linear is not None and not linear.kind:
             unread = all(user in recomputed for user in node.users)
-        elif node.op == "get_attr" or program.constant(node) is not None:
+        elif node.op == "get_attr" or reads_metadata(node) or program.constant(node) is not None:
             unread = all(user in recomputed or edits.passing.get(user, node) is not node for user in node.users)
         else:
             continue

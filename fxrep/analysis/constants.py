@@ -31,6 +31,12 @@ def _without_content(constant: Tensor) -> Tensor:
     return constant if constant.is_meta else torch.empty_like(constant, device="meta")
 
 
+def _inputs(node: fx.Node) -> list[fx.Node]:
+    """What the content of a constant depends on."""
+    operand = effects.moved(node)
+    return node.all_input_nodes if operand is None else [operand]
+
+
 class Constants(ABC):
     """The constants of a program, which says what its nodes call, read and write to."""
 
@@ -93,7 +99,7 @@ class Constants(ABC):
         if value.op == "get_attr":
             tensor = self.tensor(value)
             return tensor if tensor is not None and tensor.is_floating_point() else None
-        leaves = (self.leaf(argument) for argument in value.all_input_nodes)
+        leaves = (self.leaf(argument) for argument in _inputs(value))
         return next((leaf for leaf in leaves if leaf is not None), None)
 
     def dtype(self, value: Any) -> torch.dtype | None:
@@ -106,7 +112,9 @@ class Constants(ABC):
         known: dict[fx.Node, Any] = {}
 
         def on_meta(node: fx.Node) -> Any:
-            if node not in known:
+            if node not in known and (operand := effects.moved(node)) is not None:
+                known[node] = on_meta(operand)
+            elif node not in known:
                 args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), on_meta)
                 function: Any = getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
                 tensor = self.tensor(node) if node.op == "get_attr" else None
@@ -127,14 +135,14 @@ class Constants(ABC):
         if module is not None and not self.is_function(module):
             return None
         inputs: dict[fx.Node, Tensor] = {}
-        for n in node.all_input_nodes:
+        for n in _inputs(node):
             tensor = self.constant(n)
             if tensor is None:
                 return None
             inputs[n] = tensor
         if not inputs or (module is None and not effects.is_deterministic(node)) or self.is_written(node):
             return None
-        if effects.jumps(node):
+        if effects.jumps(node) and effects.moved(node) is None:
             try:
                 result = self._own(node, {})
             except Exception:
@@ -168,7 +176,7 @@ class Constants(ABC):
         """The content of a constant, in memory of its own."""
         known: dict[int, Tensor] = {}
         spare = [] if torch.is_grad_enabled() else [self._workspace]
-        result: Tensor = self._call(node, {n: self._content(n, known, spare) for n in node.all_input_nodes})
+        result: Tensor = self._call(node, {n: self._content(n, known, spare) for n in _inputs(node)})
         lasting = {tensor.untyped_storage().data_ptr() for tensor in (self._workspace.buffer, *self._lasting(node))}
         own = result.is_contiguous() and result.untyped_storage().data_ptr() not in lasting
         return result if own else result.clone()
@@ -196,14 +204,14 @@ class Constants(ABC):
         shared = len(node.users) > 1
         if shared:
             known, spare = {}, []  # which the result may be a view of
-        result: Tensor = self._call(node, {n: self._content(n, known, spare) for n in node.all_input_nodes})
+        result: Tensor = self._call(node, {n: self._content(n, known, spare) for n in _inputs(node)})
         if shared:
             self._kept[key] = result
         return result
 
     def _lasting(self, node: fx.Node) -> Iterator[Tensor]:
         """What a constant is computed from that outlives the computation."""
-        for n in node.all_input_nodes:
+        for n in _inputs(node):
             known = self._constants[n] if n not in self._computed else self._kept.get((n, torch.is_grad_enabled()))
             if known is None:
                 yield from self._lasting(n)
@@ -212,6 +220,8 @@ class Constants(ABC):
 
     def _call(self, node: fx.Node, inputs: dict[fx.Node, Tensor], cast: Callable[[Tensor], Tensor] = _widened) -> Any:
         """What a node makes of constants, with a module's weights as ``cast`` makes them."""
+        if (operand := effects.moved(node)) is not None:  # all of a region is computed in one place
+            return inputs[operand]
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), inputs.__getitem__)
         module = self.module(node)
         function: Any = node.target
@@ -224,7 +234,7 @@ class Constants(ABC):
     def _own(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         """A constant as the program itself computes it, in its own types: a step is where it has it."""
         if node not in known:
-            inputs = {n: self._own(n, known) for n in node.all_input_nodes}
+            inputs = {n: self._own(n, known) for n in _inputs(node)}
             known[node] = (
                 self.tensor(node) if node.op == "get_attr" else self._call(node, inputs, lambda tensor: tensor)
             )

@@ -23,6 +23,7 @@ from ..capture.kinds import (
     is_number,
     mode_of,
     reads_metadata,
+    why_opaque,
 )
 from ..capture.piece import iterate
 from ..capture.results import call_as_is
@@ -145,6 +146,14 @@ def is_deterministic(node: fx.Node) -> bool:
     )
 
 
+def moved(node: fx.Node) -> fx.Node | None:
+    """The value that a node gives as it is, on the device of another one: ``x.to(y.device)``."""
+    said = (*node.args[1:], *node.kwargs.values())
+    devices = (isinstance(n, fx.Node) and n.target is getattr and n.args[1] == "device" for n in said)
+    moves = node.op == "call_method" and node.target == "to" and len(said) == 1 and all(devices)
+    return _first(node) if moves else None
+
+
 def jumps(node: fx.Node) -> bool:
     """Whether a rounding of what a node reads may make a step in what it computes."""
     name = name_of(node)
@@ -178,9 +187,15 @@ def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:
     return [n for name, value in given.items() if name in marked for n in iterate(value)]
 
 
-def _updates_statistics(node: fx.Node) -> list[fx.Node]:
-    """The running statistics that a norm writes to unless it is in eval mode, which few declare."""
+def _updates(node: fx.Node) -> list[fx.Node]:
+    """What few functions declare that they write to.
+
+    The running statistics, unless a norm is in eval mode; a table of which the rows that are read are kept short.
+    """
     name = name_of(node)
+    if name in ("embedding", "embedding_bag") and node.op == "call_function":
+        given = arguments_of(node)
+        return [] if given.get("max_norm") is None else list(iterate(given.get("weight")))
     norm = any(word in name for word in NORMS) and not any(word in name for word in UPDATES_NONE)
     if not norm or node.op != "call_function":
         return []
@@ -199,7 +214,7 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     """The operands that a node may write to."""
     declared = _by_schema(node, write=True)
     if declared is not None:
-        return declared + _updates_statistics(node)
+        return declared + _updates(node)
     if node.op in ("placeholder", "get_attr", "output") or reads_metadata(node) or name_of(node) in ASSERTS:
         return []
     if node.target is call_as_is:
@@ -208,15 +223,21 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     if module is not None and type(module).__module__ == "torch.export._unlift":  # looks at the inputs' shapes
         return []
     if module is not None:
-        if builtin_type(module) is not None or type(module).__module__.startswith("torch.nn."):
+        if _does_what_it_says(module):
             return first if getattr(module, "inplace", False) else []
         return list(iterate((node.args, node.kwargs)))
     if not is_torch(node):
         return list(iterate((node.args, node.kwargs)))
-    out = list(iterate(node.kwargs.get("out"))) + _updates_statistics(node)
+    out = list(iterate(node.kwargs.get("out"))) + _updates(node)
     if name_of(node) in WRITES or _inplace_by_name(node):
         return first + out
     return out
+
+
+def _does_what_it_says(module: nn.Module) -> bool:
+    """Whether a module is one of torch's, with nothing of the user's around it or inside."""
+    known = builtin_type(module) is not None and why_opaque(module) is None
+    return known and all(map(_does_what_it_says, module.children()))
 
 
 def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -> list[fx.Node]:
@@ -231,8 +252,7 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
     if module is not None and type(module).__module__ == "torch.export._unlift":
         return []
     if module is not None:
-        kind = builtin_type(module)
-        fresh = kind is not None and issubclass(kind, FRESH_MODULES)
+        fresh = _does_what_it_says(module) and isinstance(module, FRESH_MODULES)
         return written if fresh else list(iterate((node.args, node.kwargs)))
     name = name_of(node)
     if is_torch(node) and (
@@ -248,8 +268,8 @@ def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     if not isinstance(first, fx.Node) or "out" in node.kwargs:
         return None
     if module is not None:
-        kind = builtin_type(module)
-        inplace = getattr(module, "inplace", False) and kind is not None and issubclass(kind, POINTWISE_OR_FRESH)
+        known = isinstance(module, POINTWISE_OR_FRESH) and _does_what_it_says(module)
+        inplace = known and getattr(module, "inplace", False)
     else:
         inplace = is_torch(node) and _inplace_by_name(node)
     return first if inplace and may_write(node, module) == [first] else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from ..capture.kinds import builtin_type, is_builtin, updated_statistics
+from ..capture.kinds import builtin_type, is_builtin, updated_tensors
 from ..capture.observe import Observation
 from ..capture.piece import Piece, iterate, mapped
 from ..capture.results import call_as_is
@@ -147,7 +147,7 @@ class Program(Constants):
         for node in self.operators:
             module = self.module(node)
             targets = effects.may_write(node, module)
-            places = {t.untyped_storage().data_ptr() for t in updated_statistics(module)} if module is not None else ()
+            places = {t.untyped_storage().data_ptr() for t in updated_tensors(module)} if module is not None else ()
             updated.update(places)
             written += [(self.position[node], by_storage[place]) for place in places if place in by_storage]
             if targets:

@@ -6,6 +6,8 @@ import dis
 import functools
 import itertools
 import re
+import sys
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from types import CodeType
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 from .kinds import METADATA_ATTRIBUTES
 
 BY_NAME = {"getattr", "hasattr", "setattr", "delattr"}
+RUNNING = {"eval", "exec"}
+WORD, PATH = re.compile(r"[A-Za-z_]\w*"), re.compile(r"\w+(\.\w+)*")
+HAS_DOCSTRING = 0x4000000  # as Python 3.13 marks it; before, a function without one has None in its place
 PASSING = ("LOAD", "PUSH_NULL", "KW_NAMES", "BUILD_SLICE", "PRECALL")
 MAKING = ("FORMAT", "CONVERT", "BUILD_STRING", "BINARY")
 GRADIENTS = {"grad", "grad_fn"}  # which a symbol always has
@@ -32,6 +37,33 @@ def globals_in(code: CodeType) -> frozenset[str]:
 def names_in(code: CodeType) -> frozenset[str]:
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     return frozenset(code.co_names).union(*map(names_in, inner))
+
+
+@functools.lru_cache(maxsize=4096)
+def strings_in(code: CodeType) -> frozenset[str]:
+    """The names in the texts of a function's code, by which it may look something up: ``"a"``, ``"a.weight"``."""
+    found = set[str]()
+    for text in _texts(code.co_consts[_has_docstring(code) :]):
+        if not RUNNING.isdisjoint(code.co_names):
+            found.update(WORD.findall(text))
+        elif PATH.fullmatch(text):
+            found.update(text.split("."))
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(found).union(*map(strings_in, inner))
+
+
+def _texts(constants: Iterable[object]) -> Iterator[str]:
+    for constant in constants:
+        if isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, tuple | frozenset):
+            yield from _texts(constant)
+
+
+def _has_docstring(code: CodeType) -> bool:
+    """Whether the first constant of a function is what it says of itself, and not what it computes with."""
+    said = bool(code.co_flags & HAS_DOCSTRING) if sys.version_info >= (3, 13) else code.co_name[:1] != "<"
+    return said and isinstance(next(iter(code.co_consts), None), str)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -69,6 +101,7 @@ def touched_in(code: CodeType) -> frozenset[str]:
     found |= {step.argval for step in _steps(code) if step.opname in ("STORE_ATTR", "DELETE_ATTR")}
     if not BY_NAME.isdisjoint(code.co_names):
         found |= {constant for constant in code.co_consts if isinstance(constant, str)}
+    found.update(outer for text in _texts(code.co_consts) if PATH.fullmatch(text) for outer in text.split(".")[:-1])
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     return frozenset(found).union(*map(touched_in, inner))
 

@@ -16,13 +16,15 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from .clone import ATOMIC, STANDARD
 from .code import reachable_from, reachable_functions, users_function
-from .kinds import NORMS, updated_statistics
+from .kinds import NORMS, updated_tensors
 from .walk import tensors
 
 CONTAINERS = (dict, list, set, deque)
+PLAIN = {tuple, *CONTAINERS, immutable_list, immutable_dict}  # without attributes, or with such as nobody assigns
 # Methods of containers, and functions of Python's own, that change one.
 CHANGING = {
     "add", "append", "appendleft", "clear", "difference_update", "discard", "extend", "extendleft", "insert",
@@ -33,8 +35,11 @@ CHANGING = {
     "heappushpop", "insort", "insort_left", "insort_right", "shuffle",
 }  # fmt: skip
 STORES = {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL"}
+# What changes no list, dictionary or set.
+OTHER = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "__setattr__", "__delattr__", "setattr", "delattr"}
 INPLACE_STEPS = {"ADD": "+=", "MULTIPLY": "*=", "OR": "|=", "AND": "&=", "XOR": "^=", "SUBTRACT": "-="}
 FRESH = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
+SHUFFLING = {"SWAP", "ROT_TWO", "ROT_THREE", "ROT_FOUR"}
 MAKERS = {"list", "dict", "set", "OrderedDict", "deque"}
 WALKS = {"parameters", "buffers", "named_parameters", "named_buffers", "state_dict", "load_state_dict", "modules"}
 SKIPPED = {"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "NOT_TAKEN"}
@@ -58,12 +63,20 @@ def holds_container(value: object) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def may_change(code: nn.Module | FunctionType) -> bool:
-    """Whether a call of ``code`` may change a container that it is given."""
+def may_change(code: nn.Module | FunctionType, given: Iterable[object]) -> bool:
+    """Whether a call of ``code`` may change a container among what it is ``given``, or one in a tuple there."""
+    others = any(map(_has_attributes, given))
     if isinstance(code, FunctionType):
-        return may_change_any(reachable_from([code]))
+        return may_change_any(reachable_from([code]), others)
     modules = [m for m in reached(code) if isinstance(m, nn.Module)]
-    return any(_is_unseen(m) or may_change_any(_functions(m)) for m in modules)
+    return any(_is_unseen(m) or may_change_any(_functions(m), others) for m in modules)
+
+
+def _has_attributes(value: object) -> bool:
+    """Whether there is an object in a nest that has attributes which may be assigned."""
+    if type(value) in PLAIN:
+        return any(map(_has_attributes, _inside(value)))
+    return holds_container(value)
 
 
 def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]) -> set[tuple[nn.Module, str]]:
@@ -97,7 +110,7 @@ def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
         names = words if writes else set[str]().union(*map(_stored, functions))
         norms = any(name in word for word in words for name in NORMS)  # of which it is not known whether they train
         things = reached(module)
-        held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_statistics(m)]
+        held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_tensors(m)]
         held += (value for thing in things for value in _attributes(thing, names))
         if norms:  # their statistics are no parameters
             held += (v for thing in things for v in _attributes(thing, words) if not isinstance(v, nn.Parameter))
@@ -118,13 +131,18 @@ def _attributes(thing: Any, names: set[str]) -> Iterator[Any]:
 
 
 def _writes_tensor(step: Step) -> bool:
-    """Whether a step may belong to a write to a tensor: ``x.add_(1)``, ``x[0] = 1``, ``x += 1``, ``out=x``."""
+    """Whether a step may belong to a write to a tensor: ``x.add_(1)``, ``x[0] = 1``, ``x += 1``, ``out=x``.
+
+    Also ``embedding(i, x, max_norm=1)``.
+    """
     if step.name in ("STORE_SUBSCR", "STORE_SLICE") or step.shown in INPLACE_STEPS.values():
         return True
     if step.name.startswith("INPLACE_") or (step.name == "STORE_ATTR" and step.value == "data"):  # x.data = y
         return True
     words = step.value if isinstance(step.value, tuple) else (step.value,)
-    return any(isinstance(w, str) and (w == "out" or (w.endswith("_") and not w.startswith("_"))) for w in words)
+    return any(
+        isinstance(w, str) and (w in ("out", "max_norm") or (w.endswith("_") and not w.startswith("_"))) for w in words
+    )
 
 
 def _walks(steps: list[Step]) -> bool:
@@ -164,9 +182,9 @@ def containers_in(values: Iterable[Any]) -> list[Any]:
     return [value for value in found.values() if not isinstance(value, tuple)]
 
 
-def may_change_any(functions: Iterable[FunctionType]) -> bool:
-    """Whether one of the functions may change an object that it has not made itself."""
-    return any(changes(function.__code__) for function in functions)
+def may_change_any(functions: Iterable[FunctionType], attributes: bool = True) -> bool:
+    """Whether one of the functions may change an object that it has not made itself, or ``attributes`` of one."""
+    return any(changes(function.__code__, attributes) for function in functions)
 
 
 def _is_unseen(module: nn.Module) -> bool:
@@ -195,7 +213,7 @@ def reached(root: nn.Module) -> list[Any]:
 
 def _inside(value: Any) -> Iterator[Any]:
     if isinstance(value, nn.Module):
-        yield from value._modules.values()
+        yield from vars(value)["_modules"].values()  # which a trace does not take for a walk
         yield from (item for name, item in vars(value).items() if name not in STANDARD)
     elif isinstance(value, dict):
         yield from value.values()
@@ -206,12 +224,13 @@ def _inside(value: Any) -> Iterator[Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def changes(code: CodeType) -> bool:
-    """Whether a function may change an object that it has not made itself."""
+def changes(code: CodeType, attributes: bool) -> bool:
+    """Whether a function may change an object that it has not made itself, or ``attributes`` of one."""
     steps = steps_of(code)
     own = _own(code, steps)
-    return any(_changes(steps, at, own) for at in range(len(steps))) or any(
-        changes(inner) for inner in code.co_consts if isinstance(inner, CodeType)
+    asked = [at for at, step in enumerate(steps) if attributes or (step.name not in OTHER and step.value not in OTHER)]
+    return any(_changes(steps, at, own) for at in asked) or any(
+        changes(inner, attributes) for inner in code.co_consts if isinstance(inner, CodeType)
     )
 
 
@@ -239,7 +258,7 @@ def _own(code: CodeType, steps: list[Step]) -> set[str]:
     fresh: dict[str, bool] = {}
     for at, step in enumerate(steps):
         if step.name == "STORE_FAST":
-            made = at > 0 and not step.reached and _makes(steps[max(0, at - 2) : at])
+            made = at > 0 and not step.reached and (_makes(steps[max(0, at - 2) : at]) or _makes_each(steps, at))
             fresh[step.value] = fresh.get(step.value, True) and made
     rest = sum(bool(code.co_flags & flag) for flag in (inspect.CO_VARARGS, inspect.CO_VARKEYWORDS))
     parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + rest]
@@ -254,6 +273,21 @@ def _makes(steps: list[Step]) -> bool:
     if not last.name.startswith("CALL") or last.reached:
         return False
     return first.name == "GET_ITER" or (first.name == "LOAD_GLOBAL" and first.value in MAKERS)
+
+
+def _makes_each(steps: list[Step], at: int) -> bool:
+    """Whether a step stores one of several new containers: ``a, b = [], []``."""
+    first, last = at, at + 1
+    while first and steps[first - 1].name == "STORE_FAST":
+        first -= 1
+    while last < len(steps) and steps[last].name == "STORE_FAST":
+        last += 1
+    made = first
+    while made and steps[made - 1].name in SHUFFLING:
+        made -= 1
+    start = made - (last - first)
+    together = start >= 0 and not any(step.reached for step in steps[start + 1 : last])
+    return together and all(step.name in FRESH and step.value == 0 for step in steps[start:made])
 
 
 def steps_in(code: CodeType) -> list[Step]:

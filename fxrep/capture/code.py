@@ -7,18 +7,21 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import operator
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from inspect import CO_VARARGS, CO_VARKEYWORDS
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
 from .bytecode import (
+    RUNNING,
     asks_for_identity,
     asks_for_none,
     asks_for_types_in,
@@ -30,16 +33,19 @@ from .bytecode import (
     imports_in,
     mentions_in,
     names_in,
+    strings_in,
     touched_in,
     values_in,
 )
 from .clone import ATOMIC, STANDARD
+from .libraries import forget_libraries, is_elsewhere, is_users
 from .text import flows_in, tree_of
 
 TO_LOOK_AT = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
 T = TypeVar("T")
 
 DATA = ATOMIC - {type, FunctionType}
+PLAIN = {SimpleNamespace}  # nothing but its attributes
 
 
 def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
@@ -48,7 +54,8 @@ def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
     Without those of ``forward`` itself if ``but_forward``.
     """
     forward, functions = reachable_functions(module)
-    return set[str]().union(*(names_of(f) for f in functions if not (but_forward and f is forward)))
+    left = [f for f in functions if not (but_forward and f is forward)]
+    return set[str]().union(*map(names_of, left), *(strings_in(f.__code__) for f in left))
 
 
 def mentions(module: nn.Module) -> tuple[set[str], set[str]]:
@@ -90,6 +97,7 @@ _MEMORY = _Memory()
 def looking_once() -> Iterator[None]:
     """Within it, nobody's code changes: what modules go through is found once for a class. Nothing is kept after."""
     outer, _MEMORY.known = _MEMORY.known, {}
+    forget_libraries()
     try:
         yield
     finally:
@@ -135,7 +143,10 @@ class _Reached:
             self.seen.add(id(value))
             self.kept.append(value)
             self.waiting += _leads_to(value)
-            self.hold(value if isinstance(value, ModuleType | type) else type(value))
+            if own := _own_space(value):
+                self._search([own], self.names)
+            for holder in (value, type(value)) if isinstance(value, ModuleType | type) else (type(value),):
+                self.hold(holder)
             function = users_function(value)
             if function is not None and function not in self.functions and function not in self.left_out:
                 self.functions[function] = None
@@ -168,9 +179,14 @@ class _Reached:
                 self.waiting += (v for name, v in methods.items() if name.startswith(beginnings))
 
     def _look_into(self, function: FunctionType) -> None:
-        self.waiting += _enclosed(function)
+        self.waiting += (
+            *_enclosed(function),
+            *(function.__defaults__ or ()),
+            *(function.__kwdefaults__ or {}).values(),
+        )
         mentioned, space = names_of(function) - {"__init__"}, function.__globals__  # which runs before
-        self.waiting += (space[name] for name in globals_in(function.__code__) & space.keys())
+        looked_up = strings_in(function.__code__) if "globals" in mentioned or RUNNING & mentioned else set()
+        self.waiting += (space[name] for name in (globals_in(function.__code__) | looked_up) & space.keys())
         new = mentioned - self.names
         self.waiting += (space[name] for space in self.spaces for name in new & space.keys())
         self.names |= new
@@ -179,9 +195,11 @@ class _Reached:
         if "super" in new:  # a method goes on with one that it overrides
             self._search([base for h in self.holders if isinstance(h, type) for base in _bases(h)], self.names)
         for name in imports_in(function.__code__):
-            for path in (name, f"{space.get('__package__')}.{name}"):
-                if path in sys.modules:
-                    self.hold(sys.modules[path])
+            paths = [path for path in (name, f"{space.get('__package__')}.{name}") if path in sys.modules]
+            for path in paths:
+                self.hold(sys.modules[path])
+            if not paths and name.split(".")[0] not in {"torch", "", *sys.stdlib_module_names}:
+                self.waiting.append(_reaches_anything)  # nobody knows what is in it
 
 
 def _leads_to(value: object) -> Collection[object]:
@@ -194,10 +212,34 @@ def _leads_to(value: object) -> Collection[object]:
         return (value.func,)
     if isinstance(value, functools.partial):
         return value.func, *value.args, *value.keywords.values()
+    if isinstance(value, Enum):
+        return (value.value,)
+    if isinstance(value, operator.attrgetter | operator.methodcaller):
+        return (_looks_up(value),)
     wrapped = getattr(value, "__wrapped__", None) if callable(value) else None
     if wrapped is not None:
         return (wrapped,)
     return _items(value)  # a table of helpers, say
+
+
+def _own_space(value: object) -> dict[str, Any]:
+    """The attributes of an object of a user's, or of one that is nothing but its attributes."""
+    kind = type(value)
+    if isinstance(value, type | ModuleType | FunctionType | nn.Module) or not (is_users(kind) or kind in PLAIN):
+        return {}
+    slots = (name for base in kind.__mro__ for name in vars(base).get("__slots__", ()))
+    return getattr(value, "__dict__", {}) | {name: getattr(value, name) for name in slots if hasattr(value, name)}
+
+
+def _looks_up(value: Any) -> FunctionType:
+    """A function with the names in an ``attrgetter`` or ``methodcaller``."""
+    _, named = value.__reduce__()
+    made: FunctionType = eval(f"lambda value: getattr(value, {named!r})")
+    return made
+
+
+def _reaches_anything(module: nn.Module) -> object:
+    return module.modules()
 
 
 def _bases(holder: type) -> list[dict[str, Any]]:
@@ -474,22 +516,15 @@ def _namespace(cls: type) -> dict[str, object]:
 def _items(value: object) -> Collection[object]:
     if isinstance(value, dict):
         return list(value.values())
-    return value if isinstance(value, list | tuple) else ()
-
-
-def is_users(holder: type | ModuleType) -> bool:
-    """Whether a class or a file is neither Python's nor torch's own."""
-    home = holder.__module__ if isinstance(holder, type) else holder.__name__
-    package = home.split(".")[0]
-    return package != "torch" and package not in sys.stdlib_module_names
+    return list(value) if isinstance(value, list | tuple | set | frozenset) else ()
 
 
 def users_function(value: object) -> FunctionType | None:
     """``value`` as a Python function that is not torch's own."""
     if isinstance(value, MethodType | staticmethod | classmethod):
         value = value.__func__
-    if isinstance(value, FunctionType) and (value.__module__ or "").split(".")[0] != "torch":
-        return value
+    if isinstance(value, FunctionType) and not is_elsewhere(package := (value.__module__ or "").split(".")[0]):
+        return value if package != "torch" else None
     return None
 
 

@@ -64,10 +64,19 @@ def mode_of(given: dict[str, Any]) -> Any:
     return next((given[name] for name in TRAINS if name in given), None)
 
 
-def updated_statistics(module: nn.Module) -> list[Tensor]:
-    """What a call of a module writes to: the running statistics of the norms in it that are in training mode."""
-    norms = (m for m in modules_in(module) if m.training or _ignores_mode(m))
-    return [t for m in norms for name, t in m._buffers.items() if name in STATISTICS and t is not None]
+def updated_tensors(module: nn.Module) -> list[Tensor]:
+    """What a call of a module writes to.
+
+    The running statistics of the norms in it that are in training mode, and tables of which the rows that are read are
+    kept short.
+    """
+    found: list[Tensor] = []
+    for m in modules_in(module):
+        if m.training or _ignores_mode(m):
+            found += [t for name, t in m._buffers.items() if name in STATISTICS and t is not None]
+        if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None:
+            found.append(m.weight)
+    return found
 
 
 def _ignores_mode(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .kinds import builtin_type, is_number
+from .kinds import builtin_type, is_number, why_opaque
 
 VALUES = (Tensor, fx.Proxy)  # a merged model may be traced, too
 TENSOR = {Tensor, "Tensor", "torch.Tensor"}
@@ -21,6 +22,12 @@ PARTS = {"data", "real", "imag", "T", "H", "mT", "mH"}
 CASTS = {"float", "double", "half", "bfloat16", "int", "long", "short", "bool"}
 ANYTHING = "fxrep: anything"
 """In the ``meta`` of an input that code which is not traced gives."""
+SPLITS = {
+    "chunk": ("parts", "chunks"),
+    "split": ("parts", "split_size_or_sections", "split_size"),
+    "split_with_sizes": ("parts", "split_sizes"),
+}
+"""What takes a value apart, and under which names it is told into how many parts, or into parts of which size."""
 SINGLE, SEVERAL, UNKNOWN = "a tensor", "tensors", "cannot be told"
 
 
@@ -118,3 +125,35 @@ def _by_schema(name: str) -> str:
     if not returns or not {"Tensor", "List[Tensor]"}.issuperset(itertools.chain(*returns)):
         return UNKNOWN
     return SINGLE if all(types == ["Tensor"] for types in returns) else SEVERAL
+
+
+def count_of(node: fx.Node, root: nn.Module) -> int | None:
+    """How many parts a node gives that takes a value apart, as its arguments and the number of channels say."""
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if node.op not in ("call_method", "call_function") or name not in SPLITS:
+        return None
+    given = dict(zip(("input", "parts", "dim"), node.args, strict=False)) | dict(node.kwargs)
+    parts = next((given[word] for word in SPLITS[name] if word in given), None)
+    if isinstance(parts, list | tuple):
+        return len(parts)
+    channels = _channels(given.get("input"), root) if given.get("dim") == 1 else None
+    if channels is None or not isinstance(parts, int) or parts < 1:
+        return None
+    return math.ceil(channels / (math.ceil(channels / parts) if name == "chunk" else parts))
+
+
+def _channels(node: Any, root: nn.Module) -> int | None:
+    """How many channels a value has, as the convolution or the norm says that it comes from."""
+    while isinstance(node, fx.Node) and node.op == "call_module" and node.args:
+        module: Any = root.get_submodule(str(node.target))
+        kind = builtin_type(module) if why_opaque(module) is None else None
+        if kind is None:
+            return None
+        if issubclass(kind, nn.modules.conv._ConvNd):
+            return int(module.out_channels)
+        if issubclass(kind, nn.modules.batchnorm._BatchNorm):
+            return int(module.num_features)
+        if kind.__module__ != nn.ReLU.__module__ or kind in (nn.GLU, nn.MultiheadAttention):
+            return None
+        node = node.args[0]
+    return None

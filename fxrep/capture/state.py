@@ -23,7 +23,8 @@ from torch import Tensor, fx, nn
 
 from .bytecode import names_in
 from .clone import ATOMIC, STANDARD
-from .code import is_users, reachable_functions, users_function
+from .code import reachable_functions, users_function
+from .libraries import is_users
 
 MOST = 5000  # objects are looked into
 FIXED = ATOMIC - {type, FunctionType}

@@ -15,7 +15,7 @@ from torch.fx.proxy import Attribute
 
 from .bytecode import asks_for_class
 from .kinds import METADATA_ATTRIBUTES, is_number, reads_metadata
-from .results import gives_tensor
+from .results import count_of, gives_tensor
 
 METADATA_TYPES: dict[str, type] = {
     "shape": torch.Size, "size": torch.Size, "stride": tuple, "dtype": torch.dtype, "device": torch.device, "ndim": int,
@@ -83,6 +83,10 @@ class InplaceMixin:
 
     def __float__(self) -> float:
         return self.tracer.refuse(float)  # type: ignore[no-any-return]
+
+    def __len__(self: Any) -> int:
+        count = count_of(self.node, self.tracer.root)
+        return self.tracer.refuse(int) if count is None else count
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_method", "__setitem__", (self, index, value), {})

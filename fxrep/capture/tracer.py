@@ -34,7 +34,8 @@ from .changes import holds_container, may_change, stale
 from .code import Asks, asks, has_own_code, may_give_none, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece, iterate, mapped
-from .results import ANYTHING, call_as_is
+from .results import ANYTHING, call_as_is, count_of
+from .running import Running
 from .state import Outside, State, outside
 from .symbols import InplaceProxy, TensorProxy
 from .walk import first_paths, join, named_tensors, walk
@@ -83,6 +84,7 @@ class Tracer(fx.Tracer):
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
         self.nones: set[fx.Node] = set()
+        self.running = Running(type(self).call_module.__code__)
         self.asks: Callable[[nn.Module], Asks] = functools.cache(asks)
         self.outside: dict[type[nn.Module], Outside] = {}
 
@@ -161,9 +163,13 @@ class Tracer(fx.Tracer):
             raise TypeError("forward() has no named tensor arguments")
 
         def run(*args: Any) -> Any:
-            with reads_are_noted(self):
-                result = root_fn(*args)
             assert self.current is not None
+            try:
+                with reads_are_noted(self):
+                    result = root_fn(*args)
+                self.running.settle(self.current)
+            finally:
+                self.running.stop()
             self.current.output = _nodes(result)
             return result
 
@@ -208,6 +214,7 @@ class Tracer(fx.Tracer):
             with no_random(path) if self.watch_random else contextlib.nullcontext():
                 result = m.forward(*args, **kwargs)  # it has no hooks that __call__ would run
             call.output, call.last = _nodes(result), self._last_node()
+            self.running.settle(call)
             if state.changed():
                 raise TypeError("its forward changes attributes of the module")
             if call.guessed:
@@ -215,6 +222,7 @@ class Tracer(fx.Tracer):
             call.changes = (_nodes(args), _nodes(kwargs)) != (call.args, call.kwargs)
         except Exception as error:
             self._roll_back(mark, calls)
+            self.running.forget(call)
             state.restore()
             self.current = outer
             # what it was given: its forward may have changed a list in it since
@@ -300,6 +308,9 @@ class Tracer(fx.Tracer):
         return super().to_bool(obj)
 
     def iter(self, obj: fx.Proxy) -> Any:
+        count = count_of(obj.node, self.root)
+        if count is not None:
+            return iter([operator.getitem(obj, i) for i in range(count)])
         self._guess()
         return super().iter(obj)
 
@@ -324,7 +335,7 @@ class Tracer(fx.Tracer):
     def _note_none(self, result: fx.Proxy, name: str) -> None:
         """Of what code that is not traced gives, which may be None."""
         assert self.current is not None
-        if self.asks(self.current.module).results:
+        if self.asks(self.current.module).results and not self.running.note(self.current, name):
             self._guess()
             raise TypeError(f"its forward may ask whether what {name}, which is not traced, gives is None")
         self.nones.add(result.node)
@@ -354,7 +365,8 @@ class Tracer(fx.Tracer):
 
     def _keep_out(self, code: nn.Module | FunctionType, name: str, args: Any, kwargs: Any) -> None:
         """Refuse to go on past code that is not traced and may change a list that its caller reads afterwards."""
-        if holds_container((*args, *kwargs.values())) and may_change(code):
+        given = (*args, *kwargs.values())
+        if holds_container(given) and may_change(code, given):
             self._guess()  # it may catch the error
             raise TypeError(f"{name}, which is not traced, may change a list or dictionary that it is given")
 
@@ -515,6 +527,9 @@ def _capture(
             continue
         if is_builtin(module) and not any(True for _ in module.children()):
             continue
+        hook = why_opaque(module)
+        if hook:  # it stays around the forward, and what it does to the model counts
+            opaque[module] = hook
         try:
             if "forward" in vars(module):
                 raise TypeError("its forward is replaced on the instance")

@@ -255,6 +255,12 @@ class weights_are_kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 tensor.requires_grad, self.changed = requires_grad, True
 
 
+# Torch wraps the method in what keeps its compiler out, and imports the compiler for it: more than a second.
+_unwrapped = getattr(weights_are_kept.__torch_dispatch__, "__wrapped__", None)
+if _unwrapped is not None:
+    vars(_unwrapped)["__dynamo_disable"] = _unwrapped
+
+
 def _place(tensor: Tensor) -> int:
     """Where a tensor's content is; 0 if it has none, or does not say."""
     try:

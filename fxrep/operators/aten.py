@@ -225,7 +225,7 @@ def crop(op: Operator) -> Linear:
 
 
 # --------------------------------------------------------------------------------------------------------- nothing done
-operator(*_overloads("clone", "contiguous", "detach", "detach_", "alias", "positive", "lift_fresh"))(identity)
+operator(*_overloads("clone", "contiguous", "alias", "positive", "lift_fresh"))(identity)
 
 
 @operator(

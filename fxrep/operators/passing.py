@@ -16,7 +16,7 @@ CASTS: set[Any] = set()  # operators that may change a type, and whose rules see
 
 
 @operator(nn.Identity)
-@operator(py.pos, torch.clone, torch.detach, torch.positive, "contiguous", "clone", "detach")
+@operator(py.pos, torch.clone, torch.positive, "contiguous", "clone")
 def identity(op: Operator) -> Linear:
     """``y = x``."""
     value = op.value(op.node.args[0] if op.node.args else op.node.kwargs.get("input"))

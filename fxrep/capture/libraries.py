@@ -1,0 +1,55 @@
+"""Whose code something is: the user's, or that of Python, of torch, or of a library that has nothing to do with torch.
+
+What the code of a model may go through is looked into, file by file. A model's file that imports matplotlib would lead
+into twenty thousand functions, of which none does anything to a module.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+IMPORTS = re.compile(rb"^\s*(import|from)\s+torch\b", re.MULTILINE)
+FEW = 20
+"""One in so many of a library's files imports torch, or it has nothing to do with it."""
+
+
+def is_users(holder: type | ModuleType | FunctionType) -> bool:
+    """Whether a class, a file or a function is neither Python's nor torch's own, nor such a library's."""
+    home = holder.__name__ if isinstance(holder, ModuleType) else holder.__module__ or ""
+    package = home.split(".")[0]
+    return package != "torch" and package not in sys.stdlib_module_names and not is_elsewhere(package)
+
+
+@functools.cache
+def is_elsewhere(package: str) -> bool:
+    """Whether a package is an installed library of which few of the files that are loaded import torch."""
+    path = getattr(sys.modules.get(package), "__file__", None) or ""
+    if "site-packages" not in path and "dist-packages" not in path:
+        return False
+    inside = (file for name, file in [*sys.modules.items()] if name.startswith(f"{package}."))
+    files = sorted({path, *(getattr(file, "__file__", None) or "" for file in inside)} - {""})
+    files = files[:: len(files) // (2 * FEW) + 1]  # of many
+    found = 0
+    for file in files:
+        found += _imports_torch(file)
+        if found * FEW >= len(files):
+            return False
+    return True
+
+
+def forget_libraries() -> None:
+    """Look anew at what is loaded."""
+    is_elsewhere.cache_clear()
+
+
+@functools.cache
+def _imports_torch(file: str) -> bool:
+    """Whether a file imports torch, or cannot be read."""
+    try:
+        return file.endswith(".py") and IMPORTS.search(Path(file).read_bytes()) is not None
+    except OSError:  # in an archive, say
+        return True
