@@ -40,6 +40,27 @@ def names_in(code: CodeType) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=4096)
+def off_globals_in(code: CodeType) -> frozenset[tuple[str, str]]:
+    """The names of attributes with the global variables that they are read off: ``torch.cat``, ``LOG.info``.
+
+    Those that are read off anything else as well come with "", too; of ``torch.nn.init``, both names with ``torch``.
+    """
+    found, last = set[tuple[str, str]](), ""
+    for step in _steps(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            last = step.argval
+            found.add(("", last))
+        elif step.opname in READS:
+            found.add((last, step.argval))
+        else:
+            last = ""
+            found.update(
+                ("", name) for name in _flat(step.argval) if isinstance(name, str) and "FAST" not in step.opname
+            )
+    return frozenset(found).union(*(off_globals_in(c) for c in code.co_consts if isinstance(c, CodeType)))
+
+
+@functools.lru_cache(maxsize=4096)
 def strings_in(code: CodeType) -> frozenset[str]:
     """The names in the texts of a function's code, by which it may look something up: ``"a"``, ``"a.weight"``."""
     found = set[str]()
@@ -120,6 +141,21 @@ def chains_in(code: CodeType) -> frozenset[tuple[str, str]]:
             last = last if index else ""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     return frozenset(found).union(*map(chains_in, inner))
+
+
+@functools.lru_cache(maxsize=4096)
+def reads_in(code: CodeType) -> frozenset[tuple[str, str]]:
+    """Each name of an attribute with that of the attribute that it is read off, or off an item of; "" if it is not."""
+    found, last, steps = set[tuple[str, str]](), "", _steps(code)
+    for step, following in zip(steps, [*steps[1:], None], strict=True):
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR"):
+            found.add((last, step.argval))
+            last = step.argval if step.opname == "LOAD_ATTR" else ""
+        elif step.opname not in ("LOAD_CONST", "LOAD_SMALL_INT", "BINARY_SUBSCR", "BINARY_OP", "CACHE"):
+            index = step.opname.startswith("LOAD_FAST") and following and "BINARY" in following.opname
+            last = last if index else ""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(found).union(*map(reads_in, inner))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,12 +12,13 @@ import inspect
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, EllipsisType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from .bytecode import reads_in
 from .clone import ATOMIC, STANDARD
 from .code import reachable_from, reachable_functions, users_function
 from .kinds import NORMS, updated_tensors
@@ -35,12 +36,14 @@ CHANGING = {
     "heappushpop", "insort", "insort_left", "insort_right", "shuffle",
 }  # fmt: skip
 STORES = {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL"}
-# What changes no list, dictionary or set.
+# What changes no list, dictionary or set, and what changes no list or set.
 OTHER = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "__setattr__", "__delattr__", "setattr", "delattr"}
+OF_DICTS = {"setdefault", "popitem", "move_to_end"}
 INPLACE_STEPS = {"ADD": "+=", "MULTIPLY": "*=", "OR": "|=", "AND": "&=", "XOR": "^=", "SUBTRACT": "-="}
 FRESH = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 SHUFFLING = {"SWAP", "ROT_TWO", "ROT_THREE", "ROT_FOUR"}
 MAKERS = {"list", "dict", "set", "OrderedDict", "deque"}
+LISTS, DICTS, ANY = range(3)  # what somebody may change: only lists and sets; dictionaries, too; any object
 WALKS = {"parameters", "buffers", "named_parameters", "named_buffers", "state_dict", "load_state_dict", "modules"}
 SKIPPED = {"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "NOT_TAKEN"}
 
@@ -65,11 +68,11 @@ def holds_container(value: object) -> bool:
 
 def may_change(code: nn.Module | FunctionType, given: Iterable[object]) -> bool:
     """Whether a call of ``code`` may change a container among what it is ``given``, or one in a tuple there."""
-    others = any(map(_has_attributes, given))
+    what = ANY if any(map(_has_attributes, given)) else DICTS if any(map(_has_dicts, given)) else LISTS
     if isinstance(code, FunctionType):
-        return may_change_any(reachable_from([code]), others)
+        return may_change_any(reachable_from([code]), what)
     modules = [m for m in reached(code) if isinstance(m, nn.Module)]
-    return any(_is_unseen(m) or may_change_any(_functions(m), others) for m in modules)
+    return any(_is_unseen(m) or may_change_any(_functions(m), what) for m in modules)
 
 
 def _has_attributes(value: object) -> bool:
@@ -77,6 +80,10 @@ def _has_attributes(value: object) -> bool:
     if type(value) in PLAIN:
         return any(map(_has_attributes, _inside(value)))
     return holds_container(value)
+
+
+def _has_dicts(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list | tuple) and any(map(_has_dicts, value)))
 
 
 def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]) -> set[tuple[nn.Module, str]]:
@@ -107,17 +114,40 @@ def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
         functions = _functions(module)
         writes = any(_writes_tensor(step) for f in functions for step in steps_in(f.__code__))
         words = set[str]().union(*map(_words, functions))
-        names = words if writes else set[str]().union(*map(_stored, functions))
         norms = any(name in word for word in words for name in NORMS)  # of which it is not known whether they train
         things = reached(module)
         held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_tensors(m)]
-        held += (value for thing in things for value in _attributes(thing, names))
+        if writes:
+            held += _read(things, functions)
+        else:
+            names = set[str]().union(*map(_stored, functions))
+            held += (value for thing in things for value in _attributes(thing, names))
         if norms:  # their statistics are no parameters
             held += (v for thing in things for v in _attributes(thing, words) if not isinstance(v, nn.Parameter))
         if writes and any(_walks(steps_in(f.__code__)) for f in functions):
             held += tensors(module)
         found.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
     return found
+
+
+def _read(things: list[Any], functions: Iterable[FunctionType]) -> Iterator[Any]:
+    """What functions may read: by a name off anything, or by ``.a.name`` off what some thing has as ``a``."""
+    reads = set[tuple[str, str]]().union(*map(_reads, functions))
+    owners = {of: list(_owned(things, of)) for of, _ in reads if of}
+    free = {name for of, name in reads if not of or not owners[of]}
+    yield from (value for thing in things for value in _attributes(thing, free))
+    for of, name in reads:
+        yield from (value for owner in owners.get(of, ()) for value in _attributes(owner, {name} - free))
+
+
+def _owned(things: list[Any], name: str) -> Iterator[Any]:
+    """What the things have under a name, and what is in that."""
+    for thing in things:
+        own = getattr(thing, "__dict__", {})
+        for space in (own, own.get("_modules") or {}) if isinstance(thing, nn.Module) else (own,):
+            if name in space:
+                yield space[name]
+                yield from _inside(space[name])
 
 
 def _attributes(thing: Any, names: set[str]) -> Iterator[Any]:
@@ -157,8 +187,18 @@ def _functions(module: nn.Module) -> list[FunctionType]:
 
 
 def _words(function: FunctionType) -> set[str]:
-    """The names of attributes and the texts in a function's code."""
-    return {step.value for step in steps_in(function.__code__) if isinstance(step.value, str)}
+    """The names of attributes and the texts in a function's code, without those of its own variables."""
+    named = (step for step in steps_in(function.__code__) if isinstance(step.value, str))
+    return {step.value for step in named if not step.name.endswith(("_FAST", "_DEREF", "_FAST_CHECK"))}
+
+
+def _reads(function: FunctionType) -> set[tuple[str, str]]:
+    """The names of attributes in a function's code, each with the name of what it is read off: "" for anything."""
+    return {(of, name) for of, name in reads_in(function.__code__)} | {("", text) for text in _texts(function)}
+
+
+def _texts(function: FunctionType) -> set[str]:
+    return {s.value for s in steps_in(function.__code__) if s.name == "LOAD_CONST" and isinstance(s.value, str)}
 
 
 def _stored(function: FunctionType) -> set[str]:
@@ -182,9 +222,9 @@ def containers_in(values: Iterable[Any]) -> list[Any]:
     return [value for value in found.values() if not isinstance(value, tuple)]
 
 
-def may_change_any(functions: Iterable[FunctionType], attributes: bool = True) -> bool:
-    """Whether one of the functions may change an object that it has not made itself, or ``attributes`` of one."""
-    return any(changes(function.__code__, attributes) for function in functions)
+def may_change_any(functions: Iterable[FunctionType], what: int = ANY) -> bool:
+    """Whether one of the functions may change an object that it has not made itself, if it is one of ``what``."""
+    return any(changes(function.__code__, what) for function in functions)
 
 
 def _is_unseen(module: nn.Module) -> bool:
@@ -224,14 +264,23 @@ def _inside(value: Any) -> Iterator[Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def changes(code: CodeType, attributes: bool) -> bool:
-    """Whether a function may change an object that it has not made itself, or ``attributes`` of one."""
+def changes(code: CodeType, what: int) -> bool:
+    """Whether a function may change an object that it has not made itself, if it is one of ``what``."""
     steps = steps_of(code)
     own = _own(code, steps)
-    asked = [at for at, step in enumerate(steps) if attributes or (step.name not in OTHER and step.value not in OTHER)]
-    return any(_changes(steps, at, own) for at in asked) or any(
-        changes(inner, attributes) for inner in code.co_consts if isinstance(inner, CodeType)
+    return any(_concerns(steps, at, what) and _changes(steps, at, own) for at in range(len(steps))) or any(
+        changes(inner, what) for inner in code.co_consts if isinstance(inner, CodeType)
     )
+
+
+def _concerns(steps: list[Step], at: int, what: int) -> bool:
+    """Whether a step may change one of ``what``: a list has no attributes, and is not indexed by texts and tuples."""
+    step, key = steps[at], steps[at - 1] if at else steps[at]
+    if what < ANY and (step.name in OTHER or step.value in OTHER):
+        return False
+    named = key.name == "BUILD_TUPLE" or (key.name == "LOAD_CONST" and type(key.value) in (str, tuple, EllipsisType))
+    other = named and step.name.endswith("_SUBSCR") and not step.reached
+    return what > LISTS or not (other or step.value in OF_DICTS)
 
 
 def _changes(steps: list[Step], at: int, own: set[str]) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from inspect import CO_VARARGS, CO_VARKEYWORDS
+from logging import Logger
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 
@@ -33,12 +34,13 @@ from .bytecode import (
     imports_in,
     mentions_in,
     names_in,
+    off_globals_in,
     strings_in,
     touched_in,
     values_in,
 )
 from .clone import ATOMIC, STANDARD
-from .libraries import forget_libraries, is_elsewhere, is_users
+from .libraries import forget_libraries, is_elsewhere, is_users, would_run_users
 from .text import flows_in, tree_of
 
 TO_LOOK_AT = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
@@ -198,8 +200,8 @@ class _Reached:
             paths = [path for path in (name, f"{space.get('__package__')}.{name}") if path in sys.modules]
             for path in paths:
                 self.hold(sys.modules[path])
-            if not paths and name.split(".")[0] not in {"torch", "", *sys.stdlib_module_names}:
-                self.waiting.append(_reaches_anything)  # nobody knows what is in it
+            if not paths and would_run_users(name, space.get("__file__")):
+                self.waiting.append(_reaches_anything)  # nobody has seen what is in it
 
 
 def _leads_to(value: object) -> Collection[object]:
@@ -542,7 +544,15 @@ def names_of(function: object) -> frozenset[str]:
     if not isinstance(function, FunctionType):
         return frozenset()
     kinds = [type(getattr(value, "__self__", value)) for value in _enclosed(function)]
-    return names_in(function.__code__).union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
+    reads, space = off_globals_in(function.__code__), function.__globals__
+    others = {of for of, _ in reads if of and _is_others(space.get(of))}
+    names = names_in(function.__code__).intersection(name for of, name in reads if of not in others)
+    return names.union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
+
+
+def _is_others(value: object) -> bool:
+    """Whether a variable of a file is another library, or a class of its: what is read off it is none of the user's."""
+    return isinstance(value, Logger) or (isinstance(value, type | ModuleType) and not is_users(value))
 
 
 def touched_names(module: nn.Module) -> set[str]:

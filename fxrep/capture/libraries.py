@@ -7,6 +7,7 @@ into twenty thousand functions, of which none does anything to a module.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def is_users(holder: type | ModuleType | FunctionType) -> bool:
 def is_elsewhere(package: str) -> bool:
     """Whether a package is an installed library of which few of the files that are loaded import torch."""
     path = getattr(sys.modules.get(package), "__file__", None) or ""
-    if "site-packages" not in path and "dist-packages" not in path:
+    if not _is_installed(path):
         return False
     inside = (file for name, file in [*sys.modules.items()] if name.startswith(f"{package}."))
     files = sorted({path, *(getattr(file, "__file__", None) or "" for file in inside)} - {""})
@@ -39,6 +40,28 @@ def is_elsewhere(package: str) -> bool:
         if found * FEW >= len(files):
             return False
     return True
+
+
+@functools.lru_cache(maxsize=1024)
+def would_run_users(name: str, importer: str | None) -> bool:
+    """Whether an import that a function of the file ``importer`` has not done yet would run a file of the user's."""
+    package = name.split(".")[0]
+    if importer is not None and not _is_installed(importer):
+        beside = Path(importer).parent.joinpath(*name.split("."))
+        if beside.is_dir() or beside.with_suffix(".py").exists():
+            return True
+    if package in ("", "torch") or package in sys.stdlib_module_names:
+        return False
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    places = found.submodule_search_locations or () if found is not None else ()
+    return found is not None and not _is_installed(found.origin or next(iter(places), ""))
+
+
+def _is_installed(path: str) -> bool:
+    return "site-packages" in path or "dist-packages" in path
 
 
 def forget_libraries() -> None:

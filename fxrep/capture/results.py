@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .kinds import builtin_type, is_number, why_opaque
+from .walk import module_at
 
 VALUES = (Tensor, fx.Proxy)  # a merged model may be traced, too
 TENSOR = {Tensor, "Tensor", "torch.Tensor"}
@@ -51,7 +52,7 @@ def _gives(node: fx.Node, root: nn.Module) -> str:
     if node.op == "get_attr":
         return SINGLE
     if node.op == "call_module":
-        return _called(root.get_submodule(str(node.target)), node, root)
+        return _called(module_at(root, str(node.target)), node, root)
     if node.target is operator.getitem:
         whole, index = node.args
         several = isinstance(whole, fx.Node) and _gives(whole, root)
@@ -145,14 +146,14 @@ def count_of(node: fx.Node, root: nn.Module) -> int | None:
 def _channels(node: Any, root: nn.Module) -> int | None:
     """How many channels a value has, as the convolution or the norm says that it comes from."""
     while isinstance(node, fx.Node) and node.op == "call_module" and node.args:
-        module: Any = root.get_submodule(str(node.target))
+        module = module_at(root, str(node.target))
         kind = builtin_type(module) if why_opaque(module) is None else None
         if kind is None:
             return None
         if issubclass(kind, nn.modules.conv._ConvNd):
-            return int(module.out_channels)
+            return int(vars(module)["out_channels"])
         if issubclass(kind, nn.modules.batchnorm._BatchNorm):
-            return int(module.num_features)
+            return int(vars(module)["num_features"])
         if kind.__module__ != nn.ReLU.__module__ or kind in (nn.GLU, nn.MultiheadAttention):
             return None
         node = node.args[0]

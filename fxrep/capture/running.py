@@ -13,13 +13,13 @@ from .bytecode import asks_for_none
 from .piece import Call
 
 NOT_USERS = {"torch", "fxrep"}
+TRACER = f"{__package__}.tracer"
 
 
 class Running:
     """The code that runs, of each call in which something may have given None, from there on to its end."""
 
-    def __init__(self, call_module: CodeType) -> None:
-        self.call_module = call_module
+    def __init__(self) -> None:
         self.codes: dict[Call, set[CodeType]] = {}
         self.names: dict[Call, str] = {}
         self.watching = False
@@ -59,11 +59,11 @@ class Running:
             for codes in self.codes.values():
                 codes.add(frame.f_code)
 
-    def _outer(self, frame: FrameType | None) -> set[CodeType]:
+    @staticmethod
+    def _outer(frame: FrameType | None) -> set[CodeType]:
         """The code of the functions that wait for the value, as far out as the forward of the call."""
-        found, calls = set[CodeType](), 0
-        while frame is not None and calls < 2:
-            calls += frame.f_code is self.call_module
+        found = set[CodeType]()
+        while frame is not None and not (found and _is_trace(frame)):
             if _is_users(frame):
                 found.add(frame.f_code)
             frame = frame.f_back
@@ -72,3 +72,8 @@ class Running:
 
 def _is_users(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__")).split(".")[0] not in NOT_USERS
+
+
+def _is_trace(frame: FrameType) -> bool:
+    """Whether this is the tracer, which runs the forward of a call."""
+    return frame.f_globals.get("__name__") == TRACER and frame.f_code.co_name in ("call_module", "run")

@@ -41,8 +41,10 @@ from .symbols import InplaceProxy, TensorProxy
 from .walk import first_paths, join, named_tensors, walk
 from .watch import (
     RandomDraw,
+    entered_modes,
     extremes_are_recorded,
     factories_are_recorded,
+    is_not_seen,
     modes_are_noted,
     no_random,
     reads_are_noted,
@@ -74,7 +76,7 @@ class Tracer(fx.Tracer):
     ) -> None:
         super().__init__()
         self.apart, self.given = apart, given
-        self.trying = False
+        self.trying, self.modes = False, 0
         self.opaque = opaque
         self.barred = barred or {}
         self.watch_random = watch_random
@@ -84,7 +86,7 @@ class Tracer(fx.Tracer):
         self.tensor_names: dict[int, str] = {}
         self.asked: set[str] = set()
         self.nones: set[fx.Node] = set()
-        self.running = Running(type(self).call_module.__code__)
+        self.running = Running()
         self.asks: Callable[[nn.Module], Asks] = functools.cache(asks)
         self.outside: dict[type[nn.Module], Outside] = {}
 
@@ -164,6 +166,8 @@ class Tracer(fx.Tracer):
 
         def run(*args: Any) -> Any:
             assert self.current is not None
+            is_not_seen()
+            self.modes = entered_modes()
             try:
                 with reads_are_noted(self):
                     result = root_fn(*args)
@@ -199,6 +203,9 @@ class Tracer(fx.Tracer):
         if self.current is not None:
             self.current.looked.discard(m)
         if self.is_leaf_module(m, path):
+            if entered_modes() > self.modes:
+                self._guess()
+                raise TypeError(f"its forward calls '{path}' in a mode that may change what that does")
             return self._call_opaque(m, path, args, kwargs)
         outer, call = self.current, Call(m, path, self.current)
         call.args, call.kwargs = _nodes(args), _nodes(kwargs)

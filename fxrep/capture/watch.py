@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import _symbolic_trace as symbolic_trace
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -111,7 +112,7 @@ class types_are_answered:
     def _is_of(self, value: Any, kinds: tuple[Any, ...]) -> bool:
         if any(type(k) is type(torch.FloatTensor) for k in kinds):
             self.tracer.refuse(isinstance)  # the type of its elements
-        return issubclass(self._kind(value), kinds) or fx.Proxy in kinds
+        return issubclass(self._kind(value), kinds)
 
     def _kind(self, value: Any) -> type:
         """The class that a symbol will have, noting that it was asked for."""
@@ -321,6 +322,19 @@ class extremes_are_recorded:
 
     def __exit__(self, *_: object) -> None:
         vars(builtins).update({choose.__name__: choose for choose in EXTREMES})
+
+
+def is_not_seen() -> None:
+    """Let code that asks whether fx traces be told what it will be told when the result runs."""
+    if hasattr(symbolic_trace, "_set_is_fx_tracing"):
+        symbolic_trace._set_is_fx_tracing(False)
+    else:  # torch 2.5
+        vars(symbolic_trace)["_is_fx_tracing_flag"] = False
+
+
+def entered_modes() -> int:
+    """How many modes are entered that may change what torch's functions do."""
+    return int(torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack())
 
 
 def _recording(choose: Callable[..., Any]) -> Callable[..., Any]:

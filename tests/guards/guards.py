@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 Edit = tuple[str, str, str]  # file, what is there, what to put in its place
 
 ANY = "tests/test_any_model.py"
+AROUND = "tests/test_around.py"
 APART = "tests/test_apart.py"
 BAD = "tests/test_bad_input.py"
 BENT = "tests/test_bent.py"
@@ -22,10 +23,12 @@ COMPOSED = "tests/test_composition.py"
 CONCAT = "tests/test_concat.py"
 CONSTANTS = "tests/test_constants.py"
 FILLS = "tests/test_fills.py"
+DETECTOR = "tests/test_detector.py"
 EXAMPLES = "tests/test_example_inputs.py"
 EXPORT = "tests/test_export.py"
 HAZARDS = "tests/test_hazards.py"
 KEPT = "tests/test_kept.py"
+LIBRARIES = "tests/test_libraries.py"
 MAPS = "tests/test_convmap.py"
 OWN = "tests/test_guards.py"
 REACH = "tests/test_reach.py"
@@ -1098,9 +1101,37 @@ guard(
 guard(
     "aliases: subclasses",
     "a subclass of a convolution may return what it is given",
-    "fresh = kind is not None and issubclass(kind, FRESH_MODULES)",
+    "fresh = _does_what_it_says(module) and isinstance(module, FRESH_MODULES)",
     "fresh = isinstance(module, FRESH_MODULES)",
     tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads[-what a class of two returns]",),
+)
+guard(
+    "modules: hooks",
+    "a module of torch's with a hook, or another forward, may write, and return what it is given",
+    "known = builtin_type(module) is not None and why_opaque(module) is None",
+    "known = builtin_type(module) is not None",
+    tests=(AROUND,),
+)
+guard(
+    "modules: what is inside",
+    "a part of a module of torch's may have a hook",
+    "return known and all(map(_does_what_it_says, module.children()))",
+    "return known",
+    tests=(AROUND,),
+)
+guard(
+    "writes: rows kept short",
+    "embedding() with max_norm writes to its table",
+    'return [] if given.get("max_norm") is None else list(iterate(given.get("weight")))',
+    "return []",
+    tests=(AROUND,),
+)
+guard(
+    "moved: another type",
+    "x.to(y.dtype) is not what x is",
+    'n.target is getattr and n.args[1] == "device"',
+    "n.target is getattr",
+    tests=(CONSTANTS,),
 )
 guard(
     "updates: out",
@@ -1112,8 +1143,8 @@ guard(
 guard(
     "updates: modules",
     "a module with inplace=True that is not known may return something else",
-    "and kind is not None and issubclass(kind, POINTWISE_OR_FRESH)",
-    "",
+    "known = isinstance(module, POINTWISE_OR_FRESH) and _does_what_it_says(module)",
+    "known = isinstance(module, POINTWISE_OR_FRESH)",
     tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads[-an untraced module that returns something else]",),
 )
 guard(
@@ -1241,7 +1272,7 @@ guard(
 guard(
     "constants: steps",
     "a constant that jumps does so where the program, in its own type, has the step",
-    "if effects.jumps(node):",
+    "if effects.jumps(node) and effects.moved(node) is None:",
     tests=(f"{REGRESSIONS}::test_a_constant_that_jumps",),
 )
 guard(
@@ -2175,6 +2206,82 @@ guard(
 
 guard.of("capture/code.py", OWN, HAZARDS, REGRESSIONS, ANY, RESULT)
 guard(
+    "reach: defaults",
+    "a function goes on with a default of its arguments",
+    "*(function.__defaults__ or ()),",
+    "",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: defaults of keywords",
+    "a function goes on with a default of its keywords",
+    "*(function.__kwdefaults__ or {}).values(),",
+    "",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: attributes of objects",
+    "a function may be held by an object",
+    "if own := _own_space(value):",
+    "if own := {}:",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: slots",
+    "an object may hold it in a slot",
+    "{name: getattr(value, name) for name in slots if hasattr(value, name)}",
+    "{}",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: enumerations",
+    "a member of an enumeration may be a function",
+    "return (value.value,)",
+    "return ()",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: attrgetter",
+    "an attrgetter has names in it",
+    "return (_looks_up(value),)",
+    "return ()",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: classes of classes",
+    "calling a class may run the code of its own class",
+    "for holder in (value, type(value)) if isinstance(value, ModuleType | type) else (type(value),):",
+    "for holder in (value,) if isinstance(value, ModuleType | type) else (type(value),):",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: variables by their names",
+    'globals()["f"] is f',
+    'strings_in(function.__code__) if "globals" in mentioned or RUNNING & mentioned else set()',
+    "set()",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: texts",
+    "code may look a part up by a text",
+    "*(strings_in(f.__code__) for f in left))",
+    ")",
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: imports to come",
+    "a file that is not loaded yet may reach anything",
+    'if not paths and would_run_users(name, space.get("__file__")):',
+    tests=(LIBRARIES,),
+)
+guard(
+    "reach: what is read off a user's file",
+    "a name that is read off a file of the user's is one of the user's",
+    "(isinstance(value, type | ModuleType) and not is_users(value))",
+    "isinstance(value, type | ModuleType)",
+    tests=(LIBRARIES,),
+)
+guard(
     "removal: hooks",
     "what a hook mentions is not taken out",
     "found = forward, reachable_from([forward, *hooks], module)",
@@ -2296,7 +2403,7 @@ guard(
 guard(
     "watch: isinstance()",
     "a symbol is a tensor",
-    "return issubclass(self._kind(value), kinds) or fx.Proxy in kinds",
+    "return issubclass(self._kind(value), kinds)",
     "return isinstance(value, kinds)",
     tests=(SYMBOLS,),
 )
@@ -2357,6 +2464,62 @@ guard(
 )
 guard.of("capture/changes.py", ANY)
 guard(
+    "changes: rows kept short",
+    "untraced code that calls embedding() with max_norm writes to the table",
+    'w in ("out", "max_norm")',
+    'w == "out"',
+    tests=(AROUND,),
+)
+guard(
+    "changes: lists",
+    "xs[0] = y changes a list",
+    "return what > LISTS or not (other or step.value in OF_DICTS)",
+    "return what > LISTS",
+    tests=(DETECTOR,),
+)
+guard(
+    "changes: dictionaries",
+    'xs["a"] = y changes a dictionary',
+    "DICTS if any(map(_has_dicts, given)) else LISTS",
+    "LISTS",
+    tests=(ANY, SYMBOLS),
+)
+guard(
+    "changes: objects",
+    "x.a = y changes a dataclass",
+    "what = ANY if any(map(_has_attributes, given)) else",
+    "what =",
+    tests=(ANY, SYMBOLS),
+)
+guard(
+    "changes: one new list of two",
+    "of a, b = [], x the second is x",
+    "return together and all(step.name in FRESH and step.value == 0 for step in steps[start:made])",
+    "return together",
+    tests=(DETECTOR,),
+)
+guard(
+    "writes: what is read off something unknown",
+    "a property may give any part",
+    "if not of or not owners[of]}",
+    "if not of}",
+    tests=(LIBRARIES,),
+)
+guard(
+    "writes: texts",
+    "code may look a parameter up by a text",
+    '| {("", text) for text in _texts(function)}',
+    "",
+    tests=(LIBRARIES,),
+)
+guard(
+    "writes: items",
+    "an item of a list of modules is one of its parts",
+    "yield from _inside(space[name])",
+    "pass",
+    tests=(LIBRARIES,),
+)
+guard(
     "changes: tensors",
     "a scale that another module writes to is no constant",
     "held += (value for thing in things for value in _attributes(thing, names))",
@@ -2380,7 +2543,7 @@ guard(
 guard(
     "changes: statistics by a module",
     "a norm in training mode that untraced code calls updates its statistics",
-    "held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_statistics(m)]",
+    "held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_tensors(m)]",
     "held: list[Any] = []",
     tests=(f"{ANY}::test_untraced_code_updates_the_statistics_of_a_norm[_by_a_module]",),
 )
@@ -2394,8 +2557,8 @@ guard("changes: in tuples", "untraced code may change a list in a tuple", "if is
 guard(
     "changes: code that is not seen",
     "a forward that is C code may change a list",
-    "_is_unseen(m) or may_change_any(_functions(m))",
-    "may_change_any(_functions(m))",
+    "_is_unseen(m) or may_change_any(_functions(m), what)",
+    "may_change_any(_functions(m), what)",
     tests=(f"{ANY}::test_a_list_is_changed_by_c_code",),
 )
 guard("changes: stores", "xs[0] = y changes a list", "if step.name in STORES:")
@@ -2404,8 +2567,8 @@ guard("changes: in place", "xs += [y] changes a list", "if operator not in INPLA
 guard(
     "changes: another name",
     "xs = given or [] may be what is given",
-    "made = at > 0 and not step.reached and _makes(",
-    "made = at > 0 and _makes(",
+    "made = at > 0 and not step.reached and (_makes(",
+    "made = at > 0 and (_makes(",
 )
 guard(
     "changes: parameters",
@@ -2515,7 +2678,62 @@ guard(
     "elif not _is_stateless(value):",
     needless="a table that changes while it is traced is seen by then, and one that does not is read at each call",
 )
+guard.of("capture/running.py", SYMBOLS)
+guard(
+    "running: questions",
+    "what runs behind untraced code may ask whether that gave None",
+    "if any(any(asks_for_none(code)) for code in running):",
+)
+guard(
+    "running: what waits",
+    "the function that called it goes on behind it",
+    "running.update(self._outer(sys._getframe(1)))",
+    "pass",
+)
+guard(
+    "running: what is called",
+    "a function that is called behind it may ask",
+    'if event == "call" and _is_users(frame):',
+    tests=(DETECTOR,),
+)
+guard(
+    "running: profilers",
+    "somebody else watches what runs",
+    "if not self.watching and sys.getprofile() is not None:",
+    tests=(DETECTOR,),
+)
+guard.of("capture/libraries.py", LIBRARIES)
+guard(
+    "libraries: the user's",
+    "a file of the user's may do anything without importing torch",
+    "if not _is_installed(path):",
+)
+guard("libraries: for torch", "a library for torch may do anything to modules", "if found * FEW >= len(files):")
+guard(
+    "libraries: files beside",
+    "a file beside may be imported later",
+    'if beside.is_dir() or beside.with_suffix(".py").exists():',
+)
+guard(
+    "libraries: files elsewhere",
+    "another file may be imported later",
+    "return found is not None and not _is_installed(",
+    "return False and (",
+)
 guard.of("capture/results.py", APART, SYMBOLS)
+guard(
+    "parts: channels",
+    "into how many parts a batch or an image goes depends on its size",
+    'if given.get("dim") == 1 else None',
+    "",
+    tests=(DETECTOR,),
+)
+guard(
+    "parts: activations",
+    "GLU halves the channels",
+    "if kind.__module__ != nn.ReLU.__module__ or kind in (nn.GLU, nn.MultiheadAttention):",
+    tests=(DETECTOR,),
+)
 guard(
     "apart: what it gives later",
     "a merged forward was made for a method that gives a tensor",
@@ -2770,10 +2988,16 @@ guard(
 
 guard.of("capture/kinds.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(
+    "statistics: rows kept short",
+    "a table with max_norm is written to when it is read",
+    "if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None:",
+    tests=(AROUND,),
+)
+guard(
     "statistics: instance norms in eval mode",
     "an instance norm that does not use its statistics updates them all the same",
-    "if m.training or _ignores_mode(m))",
-    "if m.training)",
+    "if m.training or _ignores_mode(m):",
+    "if m.training:",
     tests=(f"{HAZARDS}::test_an_instance_norm_that_updates_what_it_does_not_use",),
 )
 guard(
@@ -2830,6 +3054,26 @@ guard("subclasses: changed later", "a class may get another forward between two 
 
 guard.of("capture/tracer.py", OWN, ANY, HAZARDS, REGRESSIONS)
 guard(
+    "trace: hooks on the whole",
+    "a hook on a module that is traced by itself may write to its weights",
+    "if hook:  # it stays around the forward, and what it does to the model counts",
+    "if False:",
+    tests=(AROUND,),
+)
+guard(
+    "trace: modes that change functions",
+    "a mode may change what a module's call does",
+    "if entered_modes() > self.modes:",
+    tests=(AROUND,),
+)
+guard(
+    "trace: not seen",
+    "code asks whether fx traces",
+    "            is_not_seen()\n",
+    "            pass\n",
+    tests=(AROUND,),
+)
+guard(
     "trace: the way that an example takes",
     "a string, a boolean and None decide which way a forward takes",
     "if i < len(given) and _says_how(given[i]) and not (required and self.inner):",
@@ -2883,7 +3127,7 @@ guard(
 guard(
     "trace: results that may be None",
     "what code that cannot be traced gives is None, and its caller asks",
-    "if self.asks(self.current.module).results:",
+    "if self.asks(self.current.module).results and not self.running.note(self.current, name):",
     tests=(SYMBOLS,),
 )
 guard(
@@ -2946,7 +3190,7 @@ guard(
 guard(
     "trace: what untraced code is given",
     "a list that code which is not traced may change",
-    "if holds_container((*args, *kwargs.values())) and may_change(code):",
+    "if holds_container(given) and may_change(code, given):",
 )
 guard(
     "trace: what wrapped functions are given",
