@@ -63,7 +63,7 @@ class IdentityBasedConv1x1(nn.Conv2d):
         self.id_tensor = torch.eye(channels).reshape(channels, channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.weight + self.id_tensor.to(self.weight)
+        kernel = self.weight + self.id_tensor.to(self.weight.device)  # as it is published
         return F.conv2d(x, kernel, None, stride=1, padding=0, dilation=self.dilation, groups=self.groups)
 
 
