@@ -234,9 +234,10 @@ def may_write(node: fx.Node, module: nn.Module | None) -> list[fx.Node]:
     return out
 
 
-def _does_what_it_says(module: nn.Module) -> bool:
-    """Whether a module is one of torch's, with nothing of the user's around it or inside."""
-    known = builtin_type(module) is not None and why_opaque(module) is None
+def _does_what_it_says(module: nn.Module, kinds: tuple[type, ...] = (nn.Module,)) -> bool:
+    """Whether a module is one of torch's, of these kinds, with nothing of the user's around it or inside."""
+    kind = builtin_type(module)
+    known = kind is not None and issubclass(kind, kinds) and why_opaque(module) is None
     return known and all(map(_does_what_it_says, module.children()))
 
 
@@ -252,8 +253,7 @@ def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -
     if module is not None and type(module).__module__ == "torch.export._unlift":
         return []
     if module is not None:
-        fresh = _does_what_it_says(module) and isinstance(module, FRESH_MODULES)
-        return written if fresh else list(iterate((node.args, node.kwargs)))
+        return written if _does_what_it_says(module, FRESH_MODULES) else list(iterate((node.args, node.kwargs)))
     name = name_of(node)
     if is_torch(node) and (
         name in FRESH or name in WRITES or name.removesuffix("_") in FRESH or _inplace_by_name(node)
@@ -268,8 +268,7 @@ def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     if not isinstance(first, fx.Node) or "out" in node.kwargs:
         return None
     if module is not None:
-        known = isinstance(module, POINTWISE_OR_FRESH) and _does_what_it_says(module)
-        inplace = known and getattr(module, "inplace", False)
+        inplace = _does_what_it_says(module, POINTWISE_OR_FRESH) and getattr(module, "inplace", False)
     else:
         inplace = is_torch(node) and _inplace_by_name(node)
     return first if inplace and may_write(node, module) == [first] else None

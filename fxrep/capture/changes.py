@@ -134,10 +134,22 @@ def _read(things: list[Any], functions: Iterable[FunctionType]) -> Iterator[Any]
     """What functions may read: by a name off anything, or by ``.a.name`` off what some thing has as ``a``."""
     reads = set[tuple[str, str]]().union(*map(_reads, functions))
     owners = {of: list(_owned(things, of)) for of, _ in reads if of}
-    free = {name for of, name in reads if not of or not owners[of]}
+    spaces = {id(f.__globals__): f.__globals__ for f in functions}.values()
+    others = [
+        *set(map(type, things)),
+        *(v for space in spaces for v in space.values() if not isinstance(v, ModuleType)),
+    ]
+    unknown = {of for of, found in owners.items() if not found and any(_may_have(other, of) for other in others)}
+    free = {name for of, name in reads if not of or of in unknown}
     yield from (value for thing in things for value in _attributes(thing, free))
     for of, name in reads:
         yield from (value for owner in owners.get(of, ()) for value in _attributes(owner, {name} - free))
+
+
+def _may_have(value: object, name: str) -> bool:
+    """Whether an object or its class, or a class, has an attribute, or code that makes some."""
+    found = (inspect.getattr_static(value, each, None) for each in (name, "__getattr__"))
+    return any(each not in (None, nn.Module.__getattr__) for each in found)
 
 
 def _owned(things: list[Any], name: str) -> Iterator[Any]:

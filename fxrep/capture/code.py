@@ -90,6 +90,7 @@ def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[Fu
 
 class _Memory(threading.local):
     known: dict[tuple[type, nn.Module | None], tuple[FunctionType | None, list[FunctionType]]] | None = None
+    names: dict[FunctionType, frozenset[str]] | None = None
 
 
 _MEMORY = _Memory()
@@ -98,12 +99,13 @@ _MEMORY = _Memory()
 @contextlib.contextmanager
 def looking_once() -> Iterator[None]:
     """Within it, nobody's code changes: what modules go through is found once for a class. Nothing is kept after."""
-    outer, _MEMORY.known = _MEMORY.known, {}
+    outer = _MEMORY.known, _MEMORY.names
+    _MEMORY.known, _MEMORY.names = {}, {}
     forget_libraries()
     try:
         yield
     finally:
-        _MEMORY.known = outer
+        _MEMORY.known, _MEMORY.names = outer
 
 
 def reachable_from(
@@ -540,9 +542,21 @@ def _enclosed(function: FunctionType) -> list[object]:
 
 
 def names_of(function: object) -> frozenset[str]:
-    """The attribute names that a function's code mentions, and the names of torch's own decorators on it."""
+    """The attribute names that a function's code mentions, and the names of torch's own decorators on it.
+
+    Without what it reads off another library.
+    """
     if not isinstance(function, FunctionType):
         return frozenset()
+    known = _MEMORY.names
+    if known is None:
+        return _names_of(function)
+    if function not in known:
+        known[function] = _names_of(function)
+    return known[function]
+
+
+def _names_of(function: FunctionType) -> frozenset[str]:
     kinds = [type(getattr(value, "__self__", value)) for value in _enclosed(function)]
     reads, space = off_globals_in(function.__code__), function.__globals__
     others = {of for of, _ in reads if of and _is_others(space.get(of))}

@@ -16,6 +16,8 @@ from types import FunctionType, ModuleType
 IMPORTS = re.compile(rb"^\s*(import|from)\s+torch\b", re.MULTILINE)
 FEW = 20
 """One in so many of a library's files imports torch, or it has nothing to do with it."""
+FOR_TORCH: set[str] = set()
+"""Libraries of which that is known."""
 
 
 def is_users(holder: type | ModuleType | FunctionType) -> bool:
@@ -29,15 +31,17 @@ def is_users(holder: type | ModuleType | FunctionType) -> bool:
 def is_elsewhere(package: str) -> bool:
     """Whether a package is an installed library of which few of the files that are loaded import torch."""
     path = getattr(sys.modules.get(package), "__file__", None) or ""
-    if not _is_installed(path):
+    if package in FOR_TORCH or not _is_installed(path):
         return False
-    inside = (file for name, file in [*sys.modules.items()] if name.startswith(f"{package}."))
-    files = sorted({path, *(getattr(file, "__file__", None) or "" for file in inside)} - {""})
+    inside = f"{package}."
+    loaded = [file for name, file in [*sys.modules.items()] if name.startswith(inside)]
+    files = sorted({path, *(getattr(file, "__file__", None) or "" for file in loaded)} - {""})
     files = files[:: len(files) // (2 * FEW) + 1]  # of many
     found = 0
     for file in files:
         found += _imports_torch(file)
         if found * FEW >= len(files):
+            FOR_TORCH.add(package)
             return False
     return True
 

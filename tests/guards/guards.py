@@ -1095,21 +1095,21 @@ guard(
 guard(
     "aliases: modules",
     "a module that nobody looks into may return what it is given",
-    "return written if fresh else list(iterate((node.args, node.kwargs)))",
-    "return written",
+    "if _does_what_it_says(module, FRESH_MODULES) else list(iterate((node.args, node.kwargs)))",
+    "",
 )
 guard(
     "aliases: subclasses",
     "a subclass of a convolution may return what it is given",
-    "fresh = _does_what_it_says(module) and isinstance(module, FRESH_MODULES)",
-    "fresh = isinstance(module, FRESH_MODULES)",
+    "return written if _does_what_it_says(module, FRESH_MODULES)",
+    "return written if isinstance(module, FRESH_MODULES)",
     tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads[-what a class of two returns]",),
 )
 guard(
     "modules: hooks",
     "a module of torch's with a hook, or another forward, may write, and return what it is given",
-    "known = builtin_type(module) is not None and why_opaque(module) is None",
-    "known = builtin_type(module) is not None",
+    "issubclass(kind, kinds) and why_opaque(module) is None",
+    "issubclass(kind, kinds)",
     tests=(AROUND,),
 )
 guard(
@@ -1143,8 +1143,8 @@ guard(
 guard(
     "updates: modules",
     "a module with inplace=True that is not known may return something else",
-    "known = isinstance(module, POINTWISE_OR_FRESH) and _does_what_it_says(module)",
-    "known = isinstance(module, POINTWISE_OR_FRESH)",
+    "inplace = _does_what_it_says(module, POINTWISE_OR_FRESH) and",
+    "inplace = isinstance(module, POINTWISE_OR_FRESH) and",
     tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads[-an untraced module that returns something else]",),
 )
 guard(
@@ -2501,7 +2501,7 @@ guard(
 guard(
     "writes: what is read off something unknown",
     "a property may give any part",
-    "if not of or not owners[of]}",
+    "if not of or of in unknown}",
     "if not of}",
     tests=(LIBRARIES,),
 )
@@ -2706,7 +2706,7 @@ guard.of("capture/libraries.py", LIBRARIES)
 guard(
     "libraries: the user's",
     "a file of the user's may do anything without importing torch",
-    "if not _is_installed(path):",
+    "if package in FOR_TORCH or not _is_installed(path):",
 )
 guard("libraries: for torch", "a library for torch may do anything to modules", "if found * FEW >= len(files):")
 guard(
