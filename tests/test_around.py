@@ -178,7 +178,7 @@ class TiedUnseen(Tied):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = Reader(self.table)
+        self.table.max_norm, self.seen = None, Reader(self.table)
 
     def look_up(self, index: Tensor) -> Tensor:
         return self.seen(index)  # type: ignore[no-any-return]

@@ -217,3 +217,20 @@ def test_a_constant_that_a_convolution_reads_and_that_is_added_to_it() -> None:
 
     result = assert_merged(randomize(Seeded().eval()), X[:, :, :1, :1], convs=1, adds=1, policy="kernels")  # the add: x
     assert "the check failed" not in str(fxrep.report(result))
+
+
+def test_a_constant_in_the_type_of_another_value() -> None:
+    class Rounded(nn.Module):
+        """The scale is rounded to half precision."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.scale = nn.Parameter(torch.randn(4, 4, 1, 1)), nn.Parameter(torch.rand(4, 1, 1, 1) + 0.5)
+            self.narrow, self.norm = nn.Parameter(torch.ones(1, dtype=torch.half)), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scale = self.scale.to(self.narrow.dtype).to(self.weight.dtype)
+            return self.norm(F.conv2d(x, self.weight * scale))  # type: ignore[no-any-return]
+
+    model = randomize(Rounded())
+    assert relative_error(run(fxrep.reparameterize(model), X), run(model, X)) < 1e-6

@@ -271,14 +271,27 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
-class AskingByFunction(Detector):
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        found = super().predict(x)
-        return x if is_none(found) else found
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor | None:
+        return None if float(x.mean()) < 1e9 else x
+
+
+class AskingByFunction(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing, self.conv, self.norm, self.point = (
+            Nothing(),
+            nn.Conv2d(3, 3, 1),
+            nn.BatchNorm2d(3),
+            nn.Conv2d(3, 3, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.nothing(x.abs())
+        y: Tensor = self.norm(self.conv(x)) + self.point(x)
+        return y if is_none(found) else -y
 
 
 def test_a_function_that_asks() -> None:
-    model = randomize(AskingByFunction())
-    model.model[4].__class__ = Silent  # type: ignore[operator, union-attr, assignment]
-    x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(fxrep.reparameterize(model)(x), x)
+    model, x = randomize(AskingByFunction()), torch.randn(1, 3, 8, 8)
+    assert relative_error(fxrep.reparameterize(model)(x), model(x)) < 1e-5

@@ -216,6 +216,14 @@ def of_another(self: Any, x: Tensor) -> None:
     x += self.other.weight.sum()
 
 
+def rows_kept_short(self: Any, x: Tensor) -> Any:
+    return torch.nn.functional.embedding(x, self.conv.weight, max_norm=1.0)
+
+
+def as_out(self: Any, x: Tensor) -> Any:
+    return torch.mul(x, 2, out=self.conv.weight)
+
+
 def of_an_item(self: Any, x: Tensor) -> None:
     x += 1
     self.parts[0].weight.mul_(2)
@@ -239,6 +247,8 @@ def by_text(self: Any, x: Tensor) -> None:
     [
         (local_names, False, False),
         (of_another, False, True),
+        (rows_kept_short, True, False),
+        (as_out, True, False),
         (of_an_item, True, False),
         (by_a_property, True, True),
         (off_a_variable, True, True),

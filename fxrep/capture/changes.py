@@ -370,5 +370,6 @@ def steps_of(code: CodeType) -> list[Step]:
             steps.append(Step(names[1], each.argval[1], "", False))
         else:
             name = each.opname.replace("_BORROW", "")
-            steps.append(Step(name, each.argval, each.argrepr, each.is_jump_target))
+            value = code.co_consts[each.arg or 0] if name == "KW_NAMES" else each.argval  # Python 3.11 does not say
+            steps.append(Step(name, value, each.argrepr, each.is_jump_target))
     return steps

@@ -2239,6 +2239,7 @@ guard(
     "return (value.value,)",
     "return ()",
     tests=(LIBRARIES,),
+    needless="the constructor of an enumeration, which is looked into, mentions where the value is",
 )
 guard(
     "reach: attrgetter",
@@ -2468,7 +2469,7 @@ guard(
     "untraced code that calls embedding() with max_norm writes to the table",
     'w in ("out", "max_norm")',
     'w == "out"',
-    tests=(AROUND,),
+    tests=(LIBRARIES,),
 )
 guard(
     "changes: lists",
