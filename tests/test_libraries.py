@@ -136,7 +136,7 @@ def test_what_an_import_would_run(tmp_path: Path) -> None:
     here = str(tmp_path / "model.py")
     assert would_run_users("beside", here)
     assert would_run_users("inner", here)
-    assert not any(would_run_users(name, here) for name in ("nothing.of.the.kind", "torch.fx", "json", "pip"))
+    assert not any(would_run_users(name, here) for name in ("nothing.of.the.kind", "torch.fx", "json", "pygments"))
     assert would_run_users("", here)  # from . import something
     assert not would_run_users("beside", None)
     assert would_run_users("tests", None)  # which is not installed
