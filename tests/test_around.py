@@ -105,6 +105,7 @@ class Transformer(nn.Module):
 WRITERS: dict[str, Callable[[], nn.Module]] = {
     "a chain with a hook": lambda: Beside(hooked(nn.Sequential(nn.ReLU(True), nn.Conv2d(4, 4, 1)), lambda *_: None)),
     "an activation with a hook": lambda: Beside(hooked(nn.SiLU(True), lambda *_: None)),
+    "an activation whose hook gives something else": lambda: Beside(hooked(nn.ReLU(True), lambda m, args, y: y * 2)),
     "a pre-hook": lambda: Beside(hooked(nn.GroupNorm(2, 4), clamps, before=True)),
     "a forward of its own": lambda: Beside(replaced(nn.Identity(), lambda x: x.mul_(2))),
     "a wrapper": lambda: Beside(nn.DataParallel(Doubling())),
@@ -144,6 +145,13 @@ class Untraced(nn.Module):
 def test_a_hook_on_the_whole(hook: Callable[..., Any], inside: bool) -> None:
     model = hooked(Branches(), hook, before=hook is clips)
     check(Untraced(model) if inside else model)
+
+
+def test_a_forward_of_its_own_on_the_whole() -> None:
+    model = randomize(Branches()).double()
+    replaced(model, lambda x: model.conv3(x) - model.norm(x))
+    expected = model(X)
+    assert relative_error(fxrep.reparameterize(model, inplace=True)(X), expected) < 1e-12
 
 
 def test_a_hook_that_only_looks_is_no_reason_to_stop() -> None:

@@ -224,6 +224,10 @@ def as_out(self: Any, x: Tensor) -> Any:
     return torch.mul(x, 2, out=self.conv.weight)
 
 
+def assigns(self: Any, x: Tensor) -> None:
+    self.conv.weight = nn.Parameter(x)
+
+
 def of_an_item(self: Any, x: Tensor) -> None:
     x += 1
     self.parts[0].weight.mul_(2)
@@ -249,6 +253,7 @@ def by_text(self: Any, x: Tensor) -> None:
         (of_another, False, True),
         (rows_kept_short, True, False),
         (as_out, True, False),
+        (assigns, True, True),
         (of_an_item, True, False),
         (by_a_property, True, True),
         (off_a_variable, True, True),

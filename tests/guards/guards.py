@@ -1145,7 +1145,7 @@ guard(
     "a module with inplace=True that is not known may return something else",
     "inplace = _does_what_it_says(module, POINTWISE_OR_FRESH) and",
     "inplace = isinstance(module, POINTWISE_OR_FRESH) and",
-    tests=(f"{OWN}::test_a_value_that_is_written_between_two_reads[-an untraced module that returns something else]",),
+    tests=(AROUND,),
 )
 guard(
     "updates: one operand",
@@ -1318,6 +1318,7 @@ guard(
     " in effects.FUNCTIONS and module not in self.piece.opaque",
     " in effects.FUNCTIONS",
     tests=(CONSTANTS,),
+    needless="a module with a hook is taken to write to what it is given, which is no constant then",
 )
 guard(
     "constants: weights of modules",
@@ -1947,6 +1948,7 @@ guard(
     "a forward that differentiates sees which branches are detached",
     "if any(effects.differentiates(node) for node in program.nodes):",
     tests=(f"{REGRESSIONS}::test_a_forward_that_differentiates[_through_a_child]",),
+    needless="a detached branch stays, and a weight that is read keeps its convolution: no gradient is another one",
 )
 guard(
     "plan: methods of modules farther out",
@@ -2308,6 +2310,7 @@ guard(
     "reached.spaces += [vars(module), *own]",
     "reached.spaces += [vars(module)]",
     tests=(REACH,),
+    needless="what an object holds is looked into where the object is found",
 )
 
 guard.of("capture/state.py", ANY)
@@ -2523,9 +2526,16 @@ guard(
 guard(
     "changes: tensors",
     "a scale that another module writes to is no constant",
-    "held += (value for thing in things for value in _attributes(thing, names))",
+    "held += _read(things, functions)",
     "pass",
     tests=(f"{ANY}::test_untraced_code_writes_to_a_tensor_that_traced_code_reads",),
+)
+guard(
+    "changes: tensors that are replaced",
+    "another module may assign another weight",
+    "held += (value for thing in things for value in _attributes(thing, names))",
+    "pass",
+    tests=(LIBRARIES,),
 )
 guard(
     "changes: every tensor",
@@ -3236,7 +3246,8 @@ guard(
     "a forward that was replaced on the instance",
     'raise TypeError("its forward is replaced on the instance")',
     "pass",
-    tests=(f"{ANY}::test_a_forward_on_the_instance_of_the_whole",),
+    tests=(AROUND, f"{ANY}::test_a_forward_on_the_instance_of_the_whole"),
+    needless="the module counts as code that is not traced, and what the forward of its class names stays as it is",
 )
 
 guard.of("capture/watch.py", SIZES)
