@@ -8,7 +8,6 @@ import functools
 import operator
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -169,9 +168,7 @@ class Plotting(Block):
 
 def test_a_library_that_has_nothing_to_do_with_torch_is_not_looked_into() -> None:
     model = randomize(Plotting())
-    start = time.perf_counter()
     assert len(fxrep.report(fxrep.reparameterize(model)).merged) == 1
-    assert time.perf_counter() - start < 5
     assert len(reachable_functions(model)[1]) < 20
 
 
