@@ -16,7 +16,6 @@ from .analysis.cost import Policy
 from .analysis.fills import in_place
 from .analysis.program import Program
 from .analysis.selection import Selection
-from .capture.changes import written_storages
 from .capture.code import has_own_code, is_flag, mentions
 from .capture.kinds import reads_metadata
 from .capture.observe import Observation
@@ -24,6 +23,7 @@ from .capture.piece import Call, Piece
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import capture
 from .capture.walk import first_paths, join
+from .capture.writes import written_storages
 from .convmap import ConvMap, Illegal
 from .cover.flat import flat_names, place_flat
 from .cover.liveness import Liveness, dead_tensors

@@ -76,6 +76,15 @@ def test_branches_beside_a_concatenation_still_merge() -> None:
     assert_merged(randomize(model), IMAGE, convs=3)
 
 
+def test_what_is_joined_is_not_computed_again_for_what_reads_it() -> None:
+    """The cheap half of a ghost module reads the other one: composed, it would be a dense 3x3, no depthwise one."""
+    body = both(lambda m, x: m.a(x), lambda m, h: torch.cat([h, m.n(m.b(h))], 1).relu())
+    cheap = C(12, 12, 3, padding=1, groups=12, bias=False)
+    model = Made(body, a=C(48, 12, 1, bias=False), b=cheap, n=B(12))
+    merged = assert_merged(randomize(model), torch.randn(2, 48, 9, 9), convs=2)
+    assert sum(p.numel() for p in merged.parameters()) == 48 * 12 + 9 * 12 + 12
+
+
 @pytest.mark.parametrize("core", [False, True])
 @pytest.mark.parametrize("case", ["two 1x1", "norm behind, one source", "norm and scale behind, two sources"])
 def test_is_merged_in_an_exported_program(case: str, core: bool) -> None:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 import fxrep
 from fxrep.capture.bytecode import strings_in
-from fxrep.capture.changes import written_storages
 from fxrep.capture.code import reachable_functions
 from fxrep.capture.libraries import forget_libraries, is_elsewhere, is_users, would_run_users
+from fxrep.capture.writes import written_storages
 from tests.helpers import randomize, relative_error
 
 
@@ -230,6 +230,11 @@ def of_an_item(self: Any, x: Tensor) -> None:
     self.parts[0].weight.mul_(2)
 
 
+def divides(self: Any, x: Tensor) -> None:
+    weight = self.conv.weight.data
+    weight /= 2
+
+
 def by_a_property(self: Any, x: Tensor) -> None:
     self.alias.weight.mul_(2)
 
@@ -252,6 +257,7 @@ def by_text(self: Any, x: Tensor) -> None:
         (as_out, True, False),
         (assigns, True, True),
         (of_an_item, True, False),
+        (divides, True, False),
         (by_a_property, True, True),
         (off_a_variable, True, True),
         (by_text, True, True),

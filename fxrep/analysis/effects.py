@@ -268,7 +268,7 @@ def updates_whole(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
     if not isinstance(first, fx.Node) or "out" in node.kwargs:
         return None
     if module is not None:
-        inplace = _does_what_it_says(module, POINTWISE_OR_FRESH) and getattr(module, "inplace", False)
+        inplace = getattr(module, "inplace", False) and _does_what_it_says(module, POINTWISE_OR_FRESH)
     else:
         inplace = is_torch(node) and _inplace_by_name(node)
     return first if inplace and may_write(node, module) == [first] else None

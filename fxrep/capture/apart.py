@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from .bytecode import globals_in
-from .changes import CHANGING, containers_in, may_change_any, steps_in, steps_of
+from .changes import CHANGING, containers_in, may_change_any
 from .code import DATA, names_of, reachable_from, reachable_functions, users_function
 from .kinds import is_number
 from .piece import Piece
+from .steps import steps_in, steps_of
 from .walk import tensors
 from .watch import INHERITED, is_patched
 

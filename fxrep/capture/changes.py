@@ -1,4 +1,4 @@
-"""Whether code that is not traced may change a list, a dictionary, an attribute or a tensor that traced code reads.
+"""Whether code that is not traced may change a list, a dictionary or an attribute that traced code reads.
 
 The trace would hold what was there before. Such code is judged by its bytecode, and in doubt it does.
 """
@@ -6,23 +6,19 @@ The trace would hold what was there before. Such code is judged by its bytecode,
 from __future__ import annotations
 
 import dataclasses
-import dis
 import functools
 import inspect
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import CodeType, EllipsisType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from .bytecode import reads_in
 from .clone import ATOMIC, STANDARD
 from .code import reachable_from, reachable_functions, users_function
-from .kinds import NORMS, updated_tensors
-from .walk import tensors
+from .steps import INPLACE, Step, inplace_operator, steps_in, steps_of
 
 CONTAINERS = (dict, list, set, deque)
 PLAIN = {tuple, *CONTAINERS, immutable_list, immutable_dict}  # without attributes, or with such as nobody assigns
@@ -36,25 +32,18 @@ CHANGING = {
     "heappushpop", "insort", "insort_left", "insort_right", "shuffle",
 }  # fmt: skip
 STORES = {"STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL"}
-# What changes no list, dictionary or set, and what changes no list or set.
+# What changes no list, dictionary or set; what changes only a dictionary; and what changes no list.
 OTHER = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "__setattr__", "__delattr__", "setattr", "delattr"}
 OF_DICTS = {"setdefault", "popitem", "move_to_end"}
-INPLACE_STEPS = {"ADD": "+=", "MULTIPLY": "*=", "OR": "|=", "AND": "&=", "XOR": "^=", "SUBTRACT": "-="}
+OF_OTHERS = {
+    "add", "appendleft", "difference_update", "discard", "extendleft", "intersection_update", "popleft", "rotate",
+    "symmetric_difference_update", "update", "__ior__", "__iand__", "__ixor__", "__isub__", "ior", "iand", "ixor",
+    "isub",
+}  # fmt: skip
 FRESH = {"BUILD_LIST", "BUILD_MAP", "BUILD_SET"}
 SHUFFLING = {"SWAP", "ROT_TWO", "ROT_THREE", "ROT_FOUR"}
 MAKERS = {"list", "dict", "set", "OrderedDict", "deque"}
-LISTS, DICTS, ANY = range(3)  # what somebody may change: only lists and sets; dictionaries, too; any object
-WALKS = {"parameters", "buffers", "named_parameters", "named_buffers", "state_dict", "load_state_dict", "modules"}
-SKIPPED = {"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "NOT_TAKEN"}
-
-
-class Step(NamedTuple):
-    """An instruction; ``reached`` says that a jump leads to it."""
-
-    name: str
-    value: Any
-    shown: str
-    reached: bool
+LISTS, SETS, DICTS, ANY = range(4)  # what somebody may change: only lists; sets and deques, too; dictionaries; anything
 
 
 def holds_container(value: object) -> bool:
@@ -68,32 +57,29 @@ def holds_container(value: object) -> bool:
 
 def may_change(code: nn.Module | FunctionType, given: Iterable[object]) -> bool:
     """Whether a call of ``code`` may change a container among what it is ``given``, or one in a tuple there."""
-    what = ANY if any(map(_has_attributes, given)) else DICTS if any(map(_has_dicts, given)) else LISTS
+    what = max((_what(value) for value in given), default=LISTS)
     if isinstance(code, FunctionType):
         return may_change_any(reachable_from([code]), what)
     modules = [m for m in reached(code) if isinstance(m, nn.Module)]
-    return any(_is_unseen(m) or may_change_any(_functions(m), what) for m in modules)
+    return any(_is_unseen(m) or may_change_any(functions_of(m), what) for m in modules)
 
 
-def _has_attributes(value: object) -> bool:
-    """Whether there is an object in a nest that has attributes which may be assigned."""
-    if type(value) in PLAIN:
-        return any(map(_has_attributes, _inside(value)))
-    return holds_container(value)
-
-
-def _has_dicts(value: object) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list | tuple) and any(map(_has_dicts, value)))
+def _what(value: object) -> int:
+    """The most of what there is in a nest that may be changed: an object of another class may have attributes."""
+    if type(value) not in PLAIN:
+        return ANY if holds_container(value) else LISTS
+    own = DICTS if isinstance(value, dict) else LISTS if isinstance(value, list | tuple) else SETS
+    return max([own, *map(_what, inside(value))])
 
 
 def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]) -> set[tuple[nn.Module, str]]:
     """Which attributes, out of ``reads`` (module, name and value), a call of an ``untraced`` module may change."""
     found: set[tuple[nn.Module, str]] = set()
     for module in untraced:
-        functions = _functions(module)
+        functions = functions_of(module)
         if not may_change_any(functions):
             continue
-        mentioned, stored = set[str]().union(*map(_words, functions)), set[str]().union(*map(_stored, functions))
+        mentioned, stored = set[str]().union(*map(words_of, functions)), set[str]().union(*map(stored_by, functions))
         near = [read for read in reads if isinstance(read[2], (*CONTAINERS, tuple)) or read[1] in stored]
         if near:
             things = reached(module)
@@ -107,115 +93,20 @@ def stale(reads: list[tuple[nn.Module, str, Any]], untraced: Iterable[nn.Module]
     return found
 
 
-def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
-    """Where the tensors are that a call of an ``untraced`` module may write to or replace, by name or one and all."""
-    found: set[int] = set()
-    for module in untraced:
-        functions = _functions(module)
-        writes = any(_writes_tensor(step) for f in functions for step in steps_in(f.__code__))
-        words = set[str]().union(*map(_words, functions))
-        norms = any(name in word for word in words for name in NORMS)  # of which it is not known whether they train
-        things = reached(module)
-        held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_tensors(m)]
-        if writes:
-            held += _read(things, functions)
-        else:
-            names = set[str]().union(*map(_stored, functions))
-            held += (value for thing in things for value in _attributes(thing, names))
-        if norms:  # their statistics are no parameters
-            held += (v for thing in things for v in _attributes(thing, words) if not isinstance(v, nn.Parameter))
-        if writes and any(_walks(steps_in(f.__code__)) for f in functions):
-            held += tensors(module)
-        found.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
-    return found
-
-
-def _read(things: list[Any], functions: Iterable[FunctionType]) -> Iterator[Any]:
-    """What functions may read: by a name off anything, or by ``.a.name`` off what some thing has as ``a``."""
-    reads = set[tuple[str, str]]().union(*map(_reads, functions))
-    owners = {of: list(_owned(things, of)) for of, _ in reads if of}
-    spaces = {id(f.__globals__): f.__globals__ for f in functions}.values()
-    others = [
-        *set(map(type, things)),
-        *(v for space in spaces for v in space.values() if not isinstance(v, ModuleType)),
-    ]
-    unknown = {of for of, found in owners.items() if not found and any(_may_have(other, of) for other in others)}
-    free = {name for of, name in reads if not of or of in unknown}
-    yield from (value for thing in things for value in _attributes(thing, free))
-    for of, name in reads:
-        yield from (value for owner in owners.get(of, ()) for value in _attributes(owner, {name} - free))
-
-
-def _may_have(value: object, name: str) -> bool:
-    """Whether an object or its class, or a class, has an attribute, or code that makes some."""
-    found = (inspect.getattr_static(value, each, None) for each in (name, "__getattr__"))
-    return any(each not in (None, nn.Module.__getattr__) for each in found)
-
-
-def _owned(things: list[Any], name: str) -> Iterator[Any]:
-    """What the things have under a name, and what is in that."""
-    for thing in things:
-        own = getattr(thing, "__dict__", {})
-        for space in (own, own.get("_modules") or {}) if isinstance(thing, nn.Module) else (own,):
-            if name in space:
-                yield space[name]
-                yield from _inside(space[name])
-
-
-def _attributes(thing: Any, names: set[str]) -> Iterator[Any]:
-    """What a module or another object has under these names, and what is in it if that is a list or the like."""
-    own: dict[str, Any] = getattr(thing, "__dict__", {})
-    spaces = (own, thing._parameters, thing._buffers) if isinstance(thing, nn.Module) else (own,)
-    for space in spaces:
-        for name in names.intersection(space.keys()):  # a list, in a script
-            yield space[name]
-            yield from (item for value in containers_in([space[name]]) for item in _inside(value))
-
-
-def _writes_tensor(step: Step) -> bool:
-    """Whether a step may belong to a write to a tensor: ``x.add_(1)``, ``x[0] = 1``, ``x += 1``, ``out=x``.
-
-    Also ``embedding(i, x, max_norm=1)``.
-    """
-    if step.name in ("STORE_SUBSCR", "STORE_SLICE") or step.shown in INPLACE_STEPS.values():
-        return True
-    if step.name.startswith("INPLACE_") or (step.name == "STORE_ATTR" and step.value == "data"):  # x.data = y
-        return True
-    words = step.value if isinstance(step.value, tuple) else (step.value,)
-    return any(
-        isinstance(w, str) and (w in ("out", "max_norm") or (w.endswith("_") and not w.startswith("_"))) for w in words
-    )
-
-
-def _walks(steps: list[Step]) -> bool:
-    """Whether a function goes through the tensors of a module; ``next(self.parameters())`` asks what kind they are."""
-    asks = [i for i, step in enumerate(steps) if step.value in WALKS]
-    return any(i < 2 or steps[i - 2].value != "next" for i in asks)
-
-
-def _functions(module: nn.Module) -> list[FunctionType]:
+def functions_of(module: nn.Module) -> list[FunctionType]:
     """The functions that a call of a module may go through, but for those of the modules in it."""
     return [*reachable_functions(module)[1], *reachable_from([vars(module).get("forward")], module)]
 
 
-def _words(function: FunctionType) -> set[str]:
+def words_of(function: FunctionType) -> set[str]:
     """The names of attributes and the texts in a function's code, without those of its own variables."""
     named = (step for step in steps_in(function.__code__) if isinstance(step.value, str))
     return {step.value for step in named if not step.name.endswith(("_FAST", "_DEREF", "_FAST_CHECK"))}
 
 
-def _reads(function: FunctionType) -> set[tuple[str, str]]:
-    """The names of attributes in a function's code, each with the name of what it is read off: "" for anything."""
-    return {(of, name) for of, name in reads_in(function.__code__)} | {("", text) for text in _texts(function)}
-
-
-def _texts(function: FunctionType) -> set[str]:
-    return {s.value for s in steps_in(function.__code__) if s.name == "LOAD_CONST" and isinstance(s.value, str)}
-
-
-def _stored(function: FunctionType) -> set[str]:
+def stored_by(function: FunctionType) -> set[str]:
     """The names of the attributes that a function may assign; any that it mentions, where it has ``setattr``."""
-    words = _words(function)
+    words = words_of(function)
     if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:
         return words
     steps = steps_in(function.__code__)
@@ -230,7 +121,7 @@ def containers_in(values: Iterable[Any]) -> list[Any]:
         value = waiting.pop()
         if isinstance(value, (*CONTAINERS, tuple)) and id(value) not in found:
             found[id(value)] = value
-            waiting += _inside(value)
+            waiting += inside(value)
     return [value for value in found.values() if not isinstance(value, tuple)]
 
 
@@ -244,7 +135,10 @@ def _is_unseen(module: nn.Module) -> bool:
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     if "forward" in vars(module) or not all(users_function(h) or _is_torch(type(h)) for h in hooks):
         return True
-    return users_function(getattr(type(module), "forward", None)) is None and not _is_torch(type(module))
+    forward = getattr(type(module), "forward", None)
+    if forward is nn.Module.forward:  # it has none, and is there for its parts and its other methods
+        return False
+    return users_function(forward) is None and not _is_torch(type(module))
 
 
 def _is_torch(kind: type) -> bool:
@@ -256,14 +150,14 @@ def reached(root: nn.Module) -> list[Any]:
     found: dict[int, Any] = {id(root): root}
     waiting: list[Any] = [root]
     while waiting:
-        for value in _inside(waiting.pop()):
+        for value in inside(waiting.pop()):
             if type(value) not in ATOMIC and id(value) not in found:
                 found[id(value)] = value
                 waiting.append(value)
     return list(found.values())
 
 
-def _inside(value: Any) -> Iterator[Any]:
+def inside(value: Any) -> Iterator[Any]:
     if isinstance(value, nn.Module):
         yield from vars(value)["_modules"].values()  # which a trace does not take for a walk
         yield from (item for name, item in vars(value).items() if name not in STANDARD)
@@ -288,11 +182,13 @@ def changes(code: CodeType, what: int) -> bool:
 def _concerns(steps: list[Step], at: int, what: int) -> bool:
     """Whether a step may change one of ``what``: a list has no attributes, and is not indexed by texts and tuples."""
     step, key = steps[at], steps[at - 1] if at else steps[at]
-    if what < ANY and (step.name in OTHER or step.value in OTHER):
+    if (what < ANY and (step.name in OTHER or step.value in OTHER)) or (what < DICTS and step.value in OF_DICTS):
         return False
     named = key.name == "BUILD_TUPLE" or (key.name == "LOAD_CONST" and type(key.value) in (str, tuple, EllipsisType))
     other = named and step.name.endswith("_SUBSCR") and not step.reached
-    return what > LISTS or not (other or step.value in OF_DICTS)
+    if what < DICTS and other:
+        return False
+    return what > LISTS or not (step.value in OF_OTHERS or inplace_operator(step) in ("|=", "&=", "^=", "-="))
 
 
 def _changes(steps: list[Step], at: int, own: set[str]) -> bool:
@@ -303,8 +199,8 @@ def _changes(steps: list[Step], at: int, own: set[str]) -> bool:
     if isinstance(step.value, str) and step.value in CHANGING:
         method = step.name in ("LOAD_METHOD", "LOAD_ATTR") and not step.reached
         return not (method and _loads(before, own))
-    operator = INPLACE_STEPS.get(step.name.removeprefix("INPLACE_")) if step.name.startswith("INPLACE_") else step.shown
-    if operator not in INPLACE_STEPS.values():
+    operator = inplace_operator(step)
+    if operator not in INPLACE.values():
         return False
     counts = operator in ("+=", "-=") and before.name == "LOAD_CONST" and type(before.value) in (int, float)
     return not counts or step.reached  # ``n += 1`` is no list
@@ -349,27 +245,3 @@ def _makes_each(steps: list[Step], at: int) -> bool:
     start = made - (last - first)
     together = start >= 0 and not any(step.reached for step in steps[start + 1 : last])
     return together and all(step.name in FRESH and step.value == 0 for step in steps[start:made])
-
-
-def steps_in(code: CodeType) -> list[Step]:
-    """The instructions of a function and of those inside of it."""
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return [*steps_of(code), *(step for c in inner for step in steps_in(c))]
-
-
-@functools.lru_cache(maxsize=4096)
-def steps_of(code: CodeType) -> list[Step]:
-    """The instructions of a function; those that newer versions of Python join are taken apart."""
-    steps: list[Step] = []
-    for each in dis.get_instructions(code):
-        if each.opname in SKIPPED:
-            continue
-        names = re.findall("(?:LOAD|STORE)_FAST", each.opname)
-        if len(names) == 2 and isinstance(each.argval, tuple):
-            steps.append(Step(names[0], each.argval[0], "", each.is_jump_target))
-            steps.append(Step(names[1], each.argval[1], "", False))
-        else:
-            name = each.opname.replace("_BORROW", "")
-            value = code.co_consts[each.arg or 0] if name == "KW_NAMES" else each.argval  # Python 3.11 does not say
-            steps.append(Step(name, value, each.argrepr, each.is_jump_target))
-    return steps

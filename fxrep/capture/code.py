@@ -91,6 +91,7 @@ def reachable_functions(module: nn.Module) -> tuple[FunctionType | None, list[Fu
 class _Memory(threading.local):
     known: dict[tuple[type, nn.Module | None], tuple[FunctionType | None, list[FunctionType]]] | None = None
     names: dict[FunctionType, frozenset[str]] | None = None
+    parameters: dict[type, dict[str, inspect.Parameter]] | None = None
 
 
 _MEMORY = _Memory()
@@ -99,13 +100,25 @@ _MEMORY = _Memory()
 @contextlib.contextmanager
 def looking_once() -> Iterator[None]:
     """Within it, nobody's code changes: what modules go through is found once for a class. Nothing is kept after."""
-    outer = _MEMORY.known, _MEMORY.names
-    _MEMORY.known, _MEMORY.names = {}, {}
+    outer = _MEMORY.known, _MEMORY.names, _MEMORY.parameters
+    _MEMORY.known, _MEMORY.names, _MEMORY.parameters = {}, {}, {}
     forget_libraries()
     try:
         yield
     finally:
-        _MEMORY.known, _MEMORY.names = outer
+        _MEMORY.known, _MEMORY.names, _MEMORY.parameters = outer
+
+
+def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
+    """The parameters of ``module.forward``, without ``self``."""
+    kind, known = type(module), _MEMORY.parameters
+    if known is not None and kind in known:
+        return known[kind]
+    parameters = dict(inspect.signature(inspect.unwrap(kind.forward)).parameters)
+    parameters.pop(next(iter(parameters)), None)
+    if known is not None:
+        known[kind] = parameters
+    return parameters
 
 
 def reachable_from(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -53,10 +54,18 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
     if isinstance(overload, OpOverload):
         defaults = {a.name: a.default_value for a in overload._schema.arguments}
     elif inspect.isfunction(overload):
-        defaults = {name: p.default for name, p in inspect.signature(overload).parameters.items()}
+        torchs = (overload.__module__ or "").startswith("torch.")
+        defaults = _torchs_defaults(overload) if torchs else _defaults(overload)
     else:
         return {}
     return defaults | dict(zip(defaults, node.args, strict=False)) | dict(node.kwargs)
+
+
+def _defaults(function: FunctionType) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+
+_torchs_defaults = functools.cache(_defaults)  # which nobody changes
 
 
 def mode_of(given: dict[str, Any]) -> Any:

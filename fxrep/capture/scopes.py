@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..convmap import Illegal
-from .code import asks
+from .code import asks, forward_parameters
 from .piece import Call, Piece, iterate
-from .tracer import forward_parameters
 from .walk import first_paths, join, named_tensors
 
 

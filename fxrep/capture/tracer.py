@@ -31,7 +31,7 @@ from torch.fx.node import Argument
 
 from .apart import Apart, methods_apart, shared, takes_numbers
 from .changes import holds_container, may_change, stale
-from .code import Asks, asks, has_own_code, may_give_none, may_pass
+from .code import Asks, asks, forward_parameters, has_own_code, may_give_none, may_pass
 from .kinds import forget_types, is_builtin, is_number, why_opaque
 from .piece import Call, Piece, iterate, mapped
 from .results import ANYTHING, call_as_is, count_of
@@ -614,10 +614,3 @@ def _first_line(error: BaseException) -> str:
 def _is_wrapped_python(target: Any) -> bool:
     module = getattr(target, "__module__", None) or ""
     return inspect.isfunction(target) and not module.startswith(("torch.", "torch", "operator", "math", "_operator"))
-
-
-def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
-    """The parameters of ``module.forward``, without ``self``."""
-    parameters = dict(inspect.signature(inspect.unwrap(type(module).forward)).parameters)
-    parameters.pop(next(iter(parameters)), None)
-    return parameters

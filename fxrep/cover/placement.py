@@ -15,9 +15,8 @@ from torch import fx, nn
 
 from ..analysis import effects
 from ..analysis.forms import Term
-from ..capture.code import entry_points, has_one_way, readers_in_forward, readers_of
+from ..capture.code import entry_points, forward_parameters, has_one_way, readers_in_forward, readers_of
 from ..capture.piece import Call, Piece, iterate
-from ..capture.tracer import forward_parameters
 from ..capture.walk import join
 from ..convmap import ConvMap
 from .regions import Region

@@ -296,7 +296,7 @@ class Analysis:
                 try:
                     form = self._over(sources, [*interior, root])
                 except Illegal:
-                    continue
+                    break  # a source has to be computed anyway, and what does without it costs more
                 interior = self._interior(root, {t.source for t in form.terms})
             if not any(isinstance(t.map, ConvMap) for t in form.terms) or not self._saves(form, [*interior, root]):
                 break

@@ -1143,8 +1143,8 @@ guard(
 guard(
     "updates: modules",
     "a module with inplace=True that is not known may return something else",
-    "inplace = _does_what_it_says(module, POINTWISE_OR_FRESH) and",
-    "inplace = isinstance(module, POINTWISE_OR_FRESH) and",
+    "and _does_what_it_says(module, POINTWISE_OR_FRESH)\n",
+    "and isinstance(module, POINTWISE_OR_FRESH)\n",
     tests=(AROUND,),
 )
 guard(
@@ -2468,31 +2468,31 @@ guard(
 )
 guard.of("capture/changes.py", ANY)
 guard(
-    "changes: rows kept short",
-    "untraced code that calls embedding() with max_norm writes to the table",
-    'w in ("out", "max_norm")',
-    'w == "out"',
-    tests=(LIBRARIES,),
-)
-guard(
     "changes: lists",
     "xs[0] = y changes a list",
-    "return what > LISTS or not (other or step.value in OF_DICTS)",
-    "return what > LISTS",
+    "if what < DICTS and other:",
+    "if what < DICTS:",
+    tests=(DETECTOR,),
+)
+guard(
+    "changes: sets",
+    "x -= y changes a set",
+    "isinstance(value, list | tuple) else SETS",
+    "True else SETS",
     tests=(DETECTOR,),
 )
 guard(
     "changes: dictionaries",
     'xs["a"] = y changes a dictionary',
-    "DICTS if any(map(_has_dicts, given)) else LISTS",
-    "LISTS",
+    "own = DICTS if isinstance(value, dict) else LISTS",
+    "own = LISTS",
     tests=(ANY, SYMBOLS),
 )
 guard(
     "changes: objects",
     "x.a = y changes a dataclass",
-    "what = ANY if any(map(_has_attributes, given)) else",
-    "what =",
+    "return ANY if holds_container(value) else LISTS",
+    "return LISTS",
     tests=(ANY, SYMBOLS),
 )
 guard(
@@ -2501,62 +2501,6 @@ guard(
     "return together and all(step.name in FRESH and step.value == 0 for step in steps[start:made])",
     "return together",
     tests=(DETECTOR,),
-)
-guard(
-    "writes: what is read off something unknown",
-    "a property may give any part",
-    "if not of or of in unknown}",
-    "if not of}",
-    tests=(LIBRARIES,),
-)
-guard(
-    "writes: texts",
-    "code may look a parameter up by a text",
-    '| {("", text) for text in _texts(function)}',
-    "",
-    tests=(LIBRARIES,),
-)
-guard(
-    "writes: items",
-    "an item of a list of modules is one of its parts",
-    "yield from _inside(space[name])",
-    "pass",
-    tests=(LIBRARIES,),
-)
-guard(
-    "changes: tensors",
-    "a scale that another module writes to is no constant",
-    "held += _read(things, functions)",
-    "pass",
-    tests=(f"{ANY}::test_untraced_code_writes_to_a_tensor_that_traced_code_reads",),
-)
-guard(
-    "changes: tensors that are replaced",
-    "another module may assign another weight",
-    "held += (value for thing in things for value in _attributes(thing, names))",
-    "pass",
-    tests=(LIBRARIES,),
-)
-guard(
-    "changes: every tensor",
-    "for p in m.parameters(): p.mul_(2) names none of them",
-    "if writes and any(_walks(",
-    "if False and any(_walks(",
-    tests=(f"{ANY}::test_untraced_code_writes_to_every_tensor",),
-)
-guard(
-    "changes: statistics by a norm",
-    "F.batch_norm in untraced code may update the statistics of a norm that is merged",
-    "if norms:",
-    "if False:",
-    tests=(f"{ANY}::test_untraced_code_updates_the_statistics_of_a_norm[_by_a_norm]",),
-)
-guard(
-    "changes: statistics by a module",
-    "a norm in training mode that untraced code calls updates its statistics",
-    "held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_tensors(m)]",
-    "held: list[Any] = []",
-    tests=(f"{ANY}::test_untraced_code_updates_the_statistics_of_a_norm[_by_a_module]",),
 )
 guard(
     "changes: dataclasses",
@@ -2568,13 +2512,13 @@ guard("changes: in tuples", "untraced code may change a list in a tuple", "if is
 guard(
     "changes: code that is not seen",
     "a forward that is C code may change a list",
-    "_is_unseen(m) or may_change_any(_functions(m), what)",
-    "may_change_any(_functions(m), what)",
+    "_is_unseen(m) or may_change_any(functions_of(m), what)",
+    "may_change_any(functions_of(m), what)",
     tests=(f"{ANY}::test_a_list_is_changed_by_c_code",),
 )
 guard("changes: stores", "xs[0] = y changes a list", "if step.name in STORES:")
 guard("changes: methods", "xs.append(y) changes a list", "return not (method and _loads(before, own))", "return False")
-guard("changes: in place", "xs += [y] changes a list", "if operator not in INPLACE_STEPS.values():", "if True:")
+guard("changes: in place", "xs += [y] changes a list", "if operator not in INPLACE.values():", "if True:")
 guard(
     "changes: another name",
     "xs = given or [] may be what is given",
@@ -2597,6 +2541,78 @@ guard(
     "changes: attributes assigned by name",
     "traced code reads an attribute that untraced code assigns by setattr",
     'if words & {"setattr", "delattr", "__setattr__", "__delattr__", "__dict__", "vars"}:',
+)
+
+guard.of("capture/writes.py", ANY)
+guard(
+    "writes: rows kept short",
+    "untraced code that calls embedding() with max_norm writes to the table",
+    'w in ("out", "max_norm")',
+    'w == "out"',
+    tests=(LIBRARIES,),
+)
+guard(
+    "writes: what is read off something unknown",
+    "a property may give any part",
+    "if not of or of in unknown}",
+    "if not of}",
+    tests=(LIBRARIES,),
+)
+guard(
+    "writes: texts",
+    "code may look a parameter up by a text",
+    '| {("", text) for text in _texts(function)}',
+    "",
+    tests=(LIBRARIES,),
+)
+guard(
+    "writes: items",
+    "an item of a list of modules is one of its parts",
+    "yield from inside(space[name])",
+    "pass",
+    tests=(LIBRARIES,),
+)
+guard(
+    "writes: tensors",
+    "a scale that another module writes to is no constant",
+    "held += _read(things, functions)",
+    "pass",
+    tests=(f"{ANY}::test_untraced_code_writes_to_a_tensor_that_traced_code_reads",),
+)
+guard(
+    "writes: tensors that are replaced",
+    "another module may assign another weight",
+    "held += (value for thing in things for value in _attributes(thing, names))",
+    "pass",
+    tests=(LIBRARIES,),
+)
+guard(
+    "writes: every tensor",
+    "for p in m.parameters(): p.mul_(2) names none of them",
+    "if writes and any(_walks(",
+    "if False and any(_walks(",
+    tests=(f"{ANY}::test_untraced_code_writes_to_every_tensor",),
+)
+guard(
+    "writes: statistics by a norm",
+    "F.batch_norm in untraced code may update the statistics of a norm that is merged",
+    "if norms:",
+    "if False:",
+    tests=(f"{ANY}::test_untraced_code_updates_the_statistics_of_a_norm[_by_a_norm]",),
+)
+guard(
+    "writes: statistics by a module",
+    "a norm in training mode that untraced code calls updates its statistics",
+    "held: list[Any] = [t for m in things if isinstance(m, nn.Module) for t in updated_tensors(m)]",
+    "held: list[Any] = []",
+    tests=(f"{ANY}::test_untraced_code_updates_the_statistics_of_a_norm[_by_a_module]",),
+)
+guard(
+    "writes: in place",
+    "w /= 2 writes to a tensor, though no container has it",
+    "or inplace_operator(step):",
+    'or inplace_operator(step) in ("+=", "*="):',
+    tests=(LIBRARIES,),
 )
 
 guard.of("capture/apart.py", APART)
