@@ -202,6 +202,10 @@ class Results:
     def find(self, case: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any] | None:
         return next((row for row in self.rows if row["case"] == case and row["machine"] == machine), None)
 
+    def drop(self, row: dict[str, Any]) -> None:
+        """Forget a row, which is then measured again."""
+        self.rows.remove(row)
+
     def add(self, case: dict[str, Any], machine: dict[str, Any], **measured: Any) -> dict[str, Any]:
         command = shlex.join(["python", "-m", _main_module(), *sys.argv[1:]])
         row = {"case": case, **measured, "machine": machine, "command": command, "commit": commit()}

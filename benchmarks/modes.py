@@ -45,7 +45,7 @@ def cuda_graph(model: nn.Module, x: Tensor) -> Call:
     with torch.cuda.graph(graph):
         result = model(x)
 
-    def call() -> Tensor:
+    def call(reads: object = (model, x)) -> Tensor:  # a graph holds addresses, and keeps nothing alive
         graph.replay()
         return result
 
@@ -111,6 +111,8 @@ class Mode:
 
 COMPILED = (AS_IS, FXREP, "timm")  # inductor folds norms itself: what `fuse` does is in "as is", frozen
 EXPORTED = (AS_IS, FXREP)
+
+COMPILERS = ("compile", "freezing", "tensorrt")  # preparing these may take a minute
 
 MODES = {
     "eager": Mode(eager),

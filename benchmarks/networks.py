@@ -13,6 +13,7 @@ from benchmarks import models, modes, peers
 from benchmarks.peers import AS_IS
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+SEVERAL = 8
 
 
 class Network:
@@ -27,6 +28,23 @@ class Network:
         """The first image's output in float64."""
         with torch.no_grad():
             return copy.deepcopy(self.variants[AS_IS]).double()(self.image.double())
+
+    @cached_property
+    def several(self) -> tuple[Tensor, Tensor]:
+        """Some images, and their outputs in float64."""
+        generator = torch.Generator().manual_seed(2)
+        images = torch.randn(SEVERAL, *self.image.shape[1:], generator=generator)
+        with torch.no_grad():
+            return images, copy.deepcopy(self.variants[AS_IS]).double()(images.double())
+
+    def worst_error(self, variant: str, case: dict[str, Any]) -> float:
+        """The largest error of a variant on several images, each over the largest value that it should give.
+
+        On a single image, that of a network which amplifies rounding says little.
+        """
+        images, expected = self.several
+        output = self.placed(variant, case)(images.to(case["device"])).detach().double().cpu()
+        return ((output - expected).abs().flatten(1).amax(1) / expected.abs().flatten(1).amax(1)).max().item()
 
     def error(self, output: Tensor) -> float:
         """The largest difference of the first image's output, over the largest value."""

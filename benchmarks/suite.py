@@ -11,9 +11,11 @@ measures only what is missing. `python -m benchmarks.page` makes the tables and 
 
 import argparse
 import gc
+import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from benchmarks.networks import Networks
 from benchmarks.peers import reason
 from benchmarks.progress import Progress
 from benchmarks.selections import DTYPES, FORMATS, SELECTIONS, cases
+
+COMPILING = 60  # seconds that a case may take which has to be compiled
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -105,9 +109,17 @@ def chosen(options: argparse.Namespace) -> list[Case]:
 
 
 def run(
-    options: argparse.Namespace, todo: list[Case], networks: Networks, deadline: float | None
+    options: argparse.Namespace,
+    todo: list[Case],
+    networks: Networks,
+    deadline: float | None,
+    after: Callable[[list[dict[str, Any]]], Any] = lambda rows: None,
 ) -> tuple[Results, list[dict[str, Any]]]:
-    """Measure the cases that the results file lacks. The file, and the rows of all the cases."""
+    """Measure the cases that the results file lacks. The file, and the rows of all the cases.
+
+    No case starts after the deadline, and none that has to be compiled in the last minute before it. `after` is called
+    with the rows so far after each.
+    """
     results = Results.open(options.out / f"suite-{options.device}.json", fresh=options.fresh)
     machine = here(options.device)
     rows: list[dict[str, Any]] = []
@@ -116,31 +128,44 @@ def run(
             progress.start(describe(case))
             where = machine | (modes.versions(case["mode"]) if case["mode"] in modes.MODES else {})
             row = results.find(case, where)
-            if row is None and deadline is not None and time.monotonic() > deadline:
+            left = math.inf if row is not None or deadline is None else deadline - time.monotonic()
+            if left < 0:
                 progress.say(f"time is up with {len(todo) - number} of {len(todo)} cases left; run it again to go on")
                 break
+            if left < COMPILING and case["mode"] in modes.COMPILERS:
+                progress.say(f"{describe(case)}: not started, it may take longer than there is time; run it again")
+                continue
+            answers = True
             if row is None:
-                load = round(os.getloadavg()[0], 2)
+                load, measured = round(os.getloadavg()[0], 2), None
                 try:
                     measured = measure(case, networks, options.budget, progress.tick)
                 except Exception as error:
                     progress.say(f"{describe(case)}: left out, {reason(error)}")
-                    continue
-                finally:
-                    clean_up(options.device)
-                row = results.add(case, where, load=load, **measured)
-                for label, why in row.get("failed", {}).items():
+                answers = clean_up(options.device)
+                row = None if measured is None else results.add(case, where, load=load, **measured)
+                for label, why in (row or {}).get("failed", {}).items():
                     progress.say(f"{describe(case)}: without {label}, {why}")
-            rows.append(row)
+            if row is not None:
+                rows.append(row)
+                after(rows)
+            if not answers:
+                progress.say("the device does not answer any more; run it again to go on")
+                break
     return results, rows
 
 
-def clean_up(device: str) -> None:
-    """Give back what a case compiled and allocated."""
+def clean_up(device: str) -> bool:
+    """Give back what a case compiled and allocated. Whether the device still answers: some errors are its end."""
     torch._dynamo.reset()
     gc.collect()
     if device == "cuda":
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError:
+            return False
+    return True
 
 
 def main() -> None:

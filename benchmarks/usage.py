@@ -43,10 +43,13 @@ def kernels(call: Callable[[], Any], device: str) -> int | None:
 
 
 def _events(call: Callable[[], Any], activity: Any, memory: bool = False) -> list[Any]:
+    on_device = activity == torch.profiler.ProfilerActivity.CUDA
     call()
+    if on_device:
+        torch.cuda.synchronize()  # or its kernels would be counted, too
     with torch.profiler.profile(activities=[activity], profile_memory=memory) as profile:
         call()
-        if activity == torch.profiler.ProfilerActivity.CUDA:
+        if on_device:
             torch.cuda.synchronize()
     return profile.profiler.kineto_results.events()
 

@@ -348,8 +348,11 @@ def verify(
 def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     """Every tensor that a call returns; its inputs are left as they were, and random numbers repeat."""
     symbols: dict[int, Any] = {id(leaf): leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.SymInt)}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(0)
+        if devices:
+            torch.cuda.manual_seed_all(0)
         output = model(*copy.deepcopy(inputs, symbols))
     return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
 

@@ -194,32 +194,6 @@ def test_an_unknown_model_is_one_line(tiny: Callable[..., Any], capsys: pytest.C
     assert capsys.readouterr().err.startswith("error: torchvision has no model 'resnet5'; did you mean resnet50")
 
 
-def test_the_gpu_run_checks_first_and_leaves_out_what_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("timm")
-    options = ["--models", TUTORIAL, "--batches", "1", "--image-size", "32", "--budget", "0.05", "--modes", "eager"]
-    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--out", str(tmp_path), *options])
-    grids = (Grid((TUTORIAL,)),)
-    monkeypatch.setitem(SELECTIONS, "gpu", grids)
-    with pytest.raises(SystemExit) as ended:
-        gpu.main()
-    assert ended.value.code == 0
-    checks = json.loads((tmp_path / "correctness.json").read_text())["rows"]
-    assert [(row["case"]["tf32"], row["ok"]) for row in checks] == [(False, True), (True, True)]
-    assert f"| {TUTORIAL} |  off |" in (tmp_path / "summary.md").read_text()
-
-    sys.argv.append("--fresh")
-    for wrong, said in ((nn.ReLU(), "WRONG"), (nn.Linear(3, 3), "RuntimeError: ")):
-        monkeypatch.setattr(peers, "merges", lambda wrong=wrong: {"fxrep": lambda model: nn.Sequential(model, wrong)})
-        with pytest.raises(SystemExit) as ended:
-            gpu.main()
-        assert ended.value.code == 1
-        assert f"{TUTORIAL}, TF32 off: {said}" in capsys.readouterr().err
-        rows = json.loads((tmp_path / "suite-cpu.json").read_text())["rows"]
-        assert not [row for row in rows if "model" in row["case"]]
-
-
 @pytest.mark.parametrize("mode", ["onnxruntime", "openvino"])
 def test_an_engine_computes_what_the_model_does(mode: str) -> None:
     if modes.missing(mode, "cpu"):
