@@ -151,11 +151,11 @@ def _reparameterize_module(
         rewrite(plan, result)
         if expected is not None and example_inputs is not None:
             _require_equal(expected, _run(_copy_to_run(result), example_inputs), _types(model, observed))
+        report.weigh(weights, [*parameters_of(result), *_computed(result)])
     except BaseException:
         if undo:
             undo.restore()
         raise
-    report.weigh(weights, [*parameters_of(result), *_computed(result)])
     vars(result)[REPORT] = report
     return result
 
@@ -347,13 +347,16 @@ def verify(
 
 def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     """Every tensor that a call returns; its inputs are left as they were, and random numbers repeat."""
-    symbols: dict[int, Any] = {id(leaf): leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.SymInt)}
+    leaves = tree_leaves(inputs)
+    given: dict[int, Any] = {id(leaf): leaf for leaf in leaves if isinstance(leaf, torch.SymInt)}
+    computed = (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.grad_fn is not None)  # no copy is made of
+    given |= {id(leaf): leaf.detach().clone() for leaf in computed}
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(0)
         if devices:
             torch.cuda.manual_seed_all(0)
-        output = model(*copy.deepcopy(inputs, symbols))
+        output = model(*copy.deepcopy(inputs, given))
     return [t for t in tree_leaves(output) if isinstance(t, Tensor)]
 
 
@@ -447,7 +450,7 @@ class _Snapshot:
 
     def restore(self) -> None:
         for module, kind, attributes, modules, parameters, buffers in self.saved:
-            module.__class__ = kind
+            object.__setattr__(module, "__class__", kind)  # its class may have a __setattr__ of its own
             vars(module).clear()
             vars(module).update(attributes)
             for own, saved in (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, fx, nn
+from torch.jit import ScriptModule
 
 from .analysis import effects
 from .analysis.cost import Policy
@@ -22,7 +23,7 @@ from .capture.observe import Observation
 from .capture.piece import Call, Piece
 from .capture.scopes import Edits, Scope, build
 from .capture.tracer import capture
-from .capture.walk import first_paths, join
+from .capture.walk import first_paths, join, modules_in
 from .capture.writes import written_storages
 from .convmap import ConvMap, Illegal
 from .cover.flat import flat_names, place_flat
@@ -176,6 +177,10 @@ def _arrange(plan: Plan, regions: list[Region]) -> dict[Region, str]:
         return refused
     plan.merges = [Merge(group) for group in groups]
     taken: dict[nn.Module, set[str]] = {}
+    modules = [module for module in modules_in(plan.model) if not isinstance(module, ScriptModule)]
+    if any(map(_answers, modules)):  # for the names of another one, it may be
+        everywhere = {name for module in modules for name in module._modules}.union(*(p.taken for p in plan.pieces))
+        taken = dict.fromkeys(modules, everywhere)
     known: dict[str, list[str | None]] = {}
     for merge in plan.merges:
         _name(merge, taken, known)
@@ -242,10 +247,22 @@ def _name(merge: Merge, taken: dict[nn.Module, set[str]], known: dict[str, list[
         name = None
         if isinstance(term.map, ConvMap):
             names = (f"merged_{i}" if i else "merged" for i in range(len(used) + 1_000))
-            name = next(n for n in names if n not in used and not hasattr(owner, n))
+            name = next(n for n in names if n not in used and not _has(owner, n))
             used.add(name)
             name = join(placement.holder, name)
         merge.names.append(name)
+
+
+def _answers(module: nn.Module) -> bool:
+    """Whether code of its own looks attributes of a module up."""
+    own = (getattr(type(module), name) is not getattr(nn.Module, name) for name in ("__getattr__", "__getattribute__"))
+    return any(own)
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    """Whether a module or its class has an attribute, but for what code of its own gives for names that it has not."""
+    spaces = (vars(module), module._modules, module._parameters, module._buffers, *map(vars, type(module).__mro__))
+    return any(name in space for space in spaces)
 
 
 def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
@@ -274,11 +291,13 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
             edits.versions[node] = fill.base
         if node in edits.gone or node in edits.sites:
             edits.gone |= dict.fromkeys(fill.views, call_of[node])
+    names: dict[fx.Node, fx.Node] = {}
     for node in analysis.candidates:
         form = analysis.form(node)
         source = form.source if form is not None else None
-        if source not in (None, node) and not program.is_copy_to_write(node, source):
+        if source is not None and source is not node and not program.is_copy_to_write(node, source):
             edits.aliases.setdefault(source, []).append(node)
+            names[node] = source
     recomputed = {*edits.gone, *edits.sites}
     needed = {source for summands in edits.sites.values() for _, source, _ in summands}
     for node in reversed(program.nodes):
@@ -294,6 +313,8 @@ def _edits(analysis: Analysis, merges: list[Merge]) -> Edits:
         if unread:
             edits.gone[node] = None
             recomputed.add(node)
+            if node in names:  # a block may end in it: what is handed on is what it passes on
+                edits.aliases.setdefault(node, []).append(names[node])
     return edits
 
 

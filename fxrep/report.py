@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .capture.walk import bytes_of
+
 REPORT = "_fxrep_report"  # where a merged model has it
 WIDTH = 100  # of the printed table
 
@@ -115,7 +117,7 @@ class Report:
     def weigh(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
         """Note what the weights before and after hold."""
         counts = [sum(t.numel() for t in tensors) for tensors in (before, after)]
-        sizes = [sum(t.nbytes for t in tensors) for tensors in (before, after)]
+        sizes = [sum(map(bytes_of, tensors)) for tensors in (before, after)]
         self.parameters, self.weight_bytes = (counts[0], counts[1]), (sizes[0], sizes[1])
         sides = (replace(side, parameters=n) for side, n in zip(self.total, counts, strict=True))
         self.total = next(sides), next(sides)

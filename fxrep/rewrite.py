@@ -10,7 +10,7 @@ from torch import fx, nn
 from .capture.forward import Forward, install
 from .capture.piece import Call, Piece
 from .capture.scopes import Scope
-from .capture.walk import join, tensors, walk
+from .capture.walk import join, module_at, tensors, walk
 from .plan import Merge, Plan
 
 Places = dict[nn.Module, list[tuple[nn.Module, str]]]
@@ -18,7 +18,7 @@ Places = dict[nn.Module, list[tuple[nn.Module, str]]]
 
 def rewrite(plan: Plan, target: nn.Module) -> None:
     """Apply ``plan`` to ``target``, which has the structure of the model that was planned on."""
-    modules = {full: target.get_submodule(full) for full in _paths(plan)}
+    modules = {full: module_at(target, full) for full in _paths(plan)}
     places = places_of(target)
     for merge in plan.merges:
         _put_modules(merge, modules, target, places)
@@ -58,7 +58,7 @@ def _put_modules(merge: Merge, modules: dict[str, nn.Module], target: nn.Module,
         owner = modules[join(piece.path, piece.call_of[placement.site].path)]
         for name, conv_or_none in zip(merge.names, merge.modules, strict=True):
             if name is not None and conv_or_none is not None:
-                owner.get_submodule(placement.holder).add_module(name.rpartition(".")[2], conv_or_none)
+                module_at(owner, placement.holder)._modules[name.rpartition(".")[2]] = conv_or_none
     for node in placement.swapped:
         replace(target, join(piece.path, str(node.target)), nn.Identity().eval(), places)
 
@@ -75,7 +75,7 @@ def places_of(target: nn.Module) -> Places:
 
 def replace(target: nn.Module, path: str, module: nn.Module, places: Places) -> None:
     """Let ``module`` take the place of the one at ``path``, under all of its names."""
-    old = target.get_submodule(path)
+    old = module_at(target, path)
     for key, value in _extras(old, module).items():
         setattr(module, key, value)
     for parent, name in places[old]:
@@ -91,7 +91,8 @@ def _extras(old: nn.Module, new: nn.Module) -> dict[str, object]:
 
 def _put_forward(module: nn.Module, scope: Scope) -> None:
     for name, tensor in scope.constants.items():
-        module.register_buffer(name, tensor, persistent=False)
+        module._buffers[name] = tensor  # its class may have a register_buffer of its own
+        module._non_persistent_buffers_set = {*module._non_persistent_buffers_set, name}
     if isinstance(module, fx.GraphModule):
         module.graph = scope.graph
     else:
@@ -104,8 +105,8 @@ def _still_there(module: nn.Module, reads: dict[tuple[str, str], Any]) -> dict[t
     kept = {}
     for (path, name), value in reads.items():
         try:
-            found = getattr(module.get_submodule(path), name)
-        except AttributeError:
+            found = getattr(module_at(module, path), name)
+        except (AttributeError, KeyError):
             continue
         if found is value or (type(found) is type(value) and found == value):
             kept[path, name] = value
@@ -115,7 +116,7 @@ def _still_there(module: nn.Module, reads: dict[tuple[str, str], Any]) -> dict[t
 def _remove(target: nn.Module, path: str) -> None:
     """Take the child, parameter or buffer at ``path`` out; in a list the others keep their places."""
     owner_path, _, name = path.rpartition(".")
-    owner = target.get_submodule(owner_path)
+    owner = module_at(target, owner_path)
     if name in owner._parameters:
         owner._parameters[name] = None
     elif name in owner._buffers:

@@ -184,7 +184,7 @@ def _fill(conv: nn.Module, kernel: Tensor, bias: Tensor | None, like: Weight, dt
         if dtype is torch.float16 and name == "weight" and _vanishes(value, cast, bias):
             return False
         cast = cast.contiguous(memory_format=memory) if name == "weight" else cast.contiguous()
-        if not all(math.isfinite(extreme) for extreme in torch.aminmax(cast)):
+        if cast.numel() and not all(math.isfinite(extreme) for extreme in torch.aminmax(cast)):
             return False
         setattr(conv, name, nn.Parameter(cast, requires_grad=grad))
     return True

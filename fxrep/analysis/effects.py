@@ -238,7 +238,10 @@ def _does_what_it_says(module: nn.Module, kinds: tuple[type, ...] = (nn.Module,)
     """Whether a module is one of torch's, of these kinds, with nothing of the user's around it or inside."""
     kind = builtin_type(module)
     known = kind is not None and issubclass(kind, kinds) and why_opaque(module) is None
-    return known and all(map(_does_what_it_says, module.children()))
+    inside = [
+        child for name, child in module.named_children() if name != "parametrizations"
+    ]  # which get a weight alone
+    return known and all(map(_does_what_it_says, inside))
 
 
 def may_alias(node: fx.Node, module: nn.Module | None, written: list[fx.Node]) -> list[fx.Node]:

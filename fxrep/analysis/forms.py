@@ -120,7 +120,7 @@ class Form:
     @property
     def source(self) -> fx.Node | None:
         """The node that this form is nothing but another name for."""
-        plain = len(self.terms) == 1 and self.terms[0].is_source and (self.shift is ZERO or not self.shift.any())
+        plain = len(self.terms) == 1 and self.terms[0].is_source and is_zero(self.shift)
         return self.terms[0].source if plain else None
 
     def named(self, node: fx.Node) -> Form:
@@ -319,7 +319,7 @@ def price(form: Form, of_source: Callable[[fx.Node], Cost]) -> Cost:
 
 def place_shift(form: Form) -> int:
     """Which term's convolution takes the shift as its bias; -1 if there is nothing to place."""
-    if not form.shift.any() and bool(torch.isfinite(form.shift).all()):
+    if is_zero(form.shift):
         return -1
     for i, term in enumerate(form.terms):
         if isinstance(term.map, ConvMap) and (form.shift.dim() == 0 or len(form.shift) == term.map.out_channels):
@@ -333,7 +333,7 @@ def biases(form: Form) -> list[Tensor | None]:
         at = place_shift(form)
         return [form.shift if i == at else None for i in range(len(form.terms))]
     parts = torch.split(form.shift.expand(sum(form.joined.sizes)), [*form.joined.sizes])
-    return [part if part.any() or not torch.isfinite(part).all() else None for part in parts]
+    return [None if is_zero(part) else part for part in parts]
 
 
 def _promote(map: Scale | Window, conv: ConvMap) -> ConvMap:
@@ -367,7 +367,7 @@ def _then(inner: Map, outer: ConvMap | Window) -> ConvMap | Window:
 
 def _shift_through(shift: Tensor, outer: ConvMap | Window) -> Tensor:
     """What a map makes of a constant per channel."""
-    if shift is ZERO or not shift.any():
+    if is_zero(shift):
         return ZERO
     if isinstance(outer, ConvMap) and outer.up:
         raise Illegal("what it reads has a bias, which a transposed convolution turns into a pattern")
@@ -391,6 +391,16 @@ def _scale(map: Map, factor: Tensor) -> Map:
     if isinstance(map, ConvMap):
         return map.scaled(factor)
     return Scale(_broadcast(torch.mul, map.value, factor))
+
+
+def is_zero(shift: Tensor) -> bool:
+    """Whether a constant is zero, and no function of parameters that are to be trained."""
+    return shift is ZERO or not (shift.requires_grad or shift.any())  # an infinity or NaN is something
+
+
+def doubled(value: Tensor) -> Tensor:
+    """A parameter in float64: a function of it where gradients are asked for, and a number elsewhere."""
+    return value.double() if torch.is_grad_enabled() else value.detach().double()
 
 
 def _broadcast(function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from ..capture.kinds import builtin_type, is_builtin, updated_tensors
 from ..capture.observe import Observation
 from ..capture.piece import Piece, iterate, mapped
 from ..capture.results import call_as_is
-from ..capture.walk import find_tensor, named_tensors, tensors, walk_paths
+from ..capture.walk import find_tensor, named_tensors, place_of, tensors, walk_paths
 from . import effects
 from .constants import Constants
 from .fills import fill_of, find_fills, in_place
@@ -106,7 +106,7 @@ class Program(Constants):
 
     def is_written(self, node: fx.Node) -> bool:
         tensor = self.tensor(node) if node.op == "get_attr" and self.written_elsewhere else None
-        elsewhere = tensor is not None and tensor.untyped_storage().data_ptr() in self.written_elsewhere
+        elsewhere = tensor is not None and place_of(tensor) in self.written_elsewhere
         return elsewhere or bool(self._writes.get(self._alias.find(node)))
 
     def is_copy_to_write(self, node: fx.Node, source: fx.Node) -> bool:
@@ -123,7 +123,7 @@ class Program(Constants):
     def writes_weights_of(self, module: nn.Module) -> bool:
         """Whether the program, or other code, writes to a parameter or buffer that ``module`` computes with."""
         written = self.written | self.written_elsewhere
-        return bool(written) and any(t.untyped_storage().data_ptr() in written for t in tensors(module))
+        return bool(written) and any(place_of(t) in written for t in tensors(module))
 
     def written_between(self, node: fx.Node, start: fx.Node, end: fx.Node) -> fx.Node | None:
         """The first node after ``start`` and up to ``end`` that may write to ``node``'s memory."""
@@ -141,13 +141,13 @@ class Program(Constants):
         for node in self.nodes:
             tensor = self.tensor(node) if node.op == "get_attr" else None
             if tensor is not None:
-                self._alias.union(by_storage.setdefault(tensor.untyped_storage().data_ptr(), node), node)
+                self._alias.union(by_storage.setdefault(place_of(tensor), node), node)
             elif node.op == "get_attr":  # a method: what one call of it gave, the next may give, or write to
                 self._alias.union(by_storage.setdefault(-1, node), node)
         for node in self.operators:
             module = self.module(node)
             targets = effects.may_write(node, module)
-            places = {t.untyped_storage().data_ptr() for t in updated_tensors(module)} if module is not None else ()
+            places = {place_of(t) for t in updated_tensors(module)} if module is not None else ()
             updated.update(places)
             written += [(self.position[node], by_storage[place]) for place in places if place in by_storage]
             if targets:

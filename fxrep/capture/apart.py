@@ -24,7 +24,7 @@ from .code import DATA, names_of, reachable_from, reachable_functions, users_fun
 from .kinds import is_number
 from .piece import Piece
 from .steps import steps_in, steps_of
-from .walk import tensors
+from .walk import place_of, tensors
 from .watch import INHERITED, is_patched
 
 Apart = dict[nn.Module, dict[str, "Reach"]]
@@ -58,7 +58,7 @@ class Reach:
 
     def _take_item(self, value: Any) -> bool:
         if isinstance(value, Tensor):
-            self.storages.add(value.untyped_storage().data_ptr())
+            self.storages.add(place_of(value))
             return True
         return all(map(self._take_item, value)) if type(value) is tuple else _is_data(value)
 
@@ -109,9 +109,9 @@ def shared(apart: Apart, pieces: Collection[Piece], opaque: Collection[nn.Module
     storages, containers = set[int](), set[int]()
     for piece in pieces:
         for node in piece.graph.nodes:
-            storages.update(t.untyped_storage().data_ptr() for t in _read_by(node, piece, opaque))
+            storages.update(place_of(t) for t in _read_by(node, piece, opaque))
         held = [value for call in piece.calls for value in call.held.values()]
-        storages.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
+        storages.update(place_of(t) for t in held if isinstance(t, Tensor))
         containers.update(map(id, containers_in(held)))
     traced = {call.module for piece in pieces for call in piece.calls}
     return {

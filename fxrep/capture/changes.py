@@ -15,9 +15,11 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.jit import ScriptModule
 
 from .clone import ATOMIC, STANDARD
 from .code import reachable_from, reachable_functions, users_function
+from .libraries import home_of
 from .steps import INPLACE, Step, inplace_operator, steps_in, steps_of
 
 CONTAINERS = (dict, list, set, deque)
@@ -142,7 +144,7 @@ def _is_unseen(module: nn.Module) -> bool:
 
 
 def _is_torch(kind: type) -> bool:
-    return kind.__module__.startswith(("torch.nn.", "torch.ao."))
+    return home_of(kind).startswith(("torch.nn.", "torch.ao."))
 
 
 def reached(root: nn.Module) -> list[Any]:
@@ -158,6 +160,8 @@ def reached(root: nn.Module) -> list[Any]:
 
 
 def inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, ScriptModule):
+        return  # which has no code of Python's
     if isinstance(value, nn.Module):
         yield from vars(value)["_modules"].values()  # which a trace does not take for a walk
         yield from (item for name, item in vars(value).items() if name not in STANDARD)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from .exported import is_exported, lifted_weight
 from .kinds import NORMS, STATISTICS, arguments_of, mode_of
@@ -21,8 +22,11 @@ def check_model(model: object) -> nn.Module | ExportedProgram:
 
     Raises:
         TypeError: it is neither an ``nn.Module`` nor an ``ExportedProgram``, or it is compiled TorchScript.
-        ValueError: it is in training mode, has uninitialised lazy modules, or holds meta tensors.
+        ValueError: it is in training mode, has uninitialised lazy modules, or holds meta tensors, or a
+            ``FakeTensorMode`` is on.
     """
+    if any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack()):
+        raise ValueError("a FakeTensorMode is on, in which no weight has a value; call fxrep outside of it")
     if is_exported(model):
         return _check_exported(model)
     if not isinstance(model, nn.Module):

@@ -40,7 +40,7 @@ from .bytecode import (
     values_in,
 )
 from .clone import ATOMIC, STANDARD
-from .libraries import forget_libraries, is_elsewhere, is_users, would_run_users
+from .libraries import forget_libraries, home_of, is_elsewhere, is_users, would_run_users
 from .text import flows_in, tree_of
 
 TO_LOOK_AT = {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
@@ -574,7 +574,7 @@ def _names_of(function: FunctionType) -> frozenset[str]:
     reads, space = off_globals_in(function.__code__), function.__globals__
     others = {of for of, _ in reads if of and _is_others(space.get(of))}
     names = names_in(function.__code__).intersection(name for of, name in reads if of not in others)
-    return names.union(k.__name__ for k in kinds if k.__module__.startswith("torch."))
+    return names.union(k.__name__ for k in kinds if home_of(k).startswith("torch."))
 
 
 def _is_others(value: object) -> bool:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .libraries import home_of
 from .piece import iterate
 
 BUILTIN = {int, float, complex, str, tuple, list, dict, slice}
@@ -113,15 +114,15 @@ class Rewritten:
 def install(module: nn.Module, forward: Forward) -> None:
     """Let ``module`` run ``forward``."""
     base = getattr(type(module), "_fxrep_base", type(module))
-    module.__class__ = _subclass(base, forward)
+    object.__setattr__(module, "__class__", _subclass(base, forward))  # its class may have a __setattr__ of its own
 
 
 def _subclass(base: type[nn.Module], forward: Forward) -> type[nn.Module]:
     function = forward.function()
-    function.__qualname__, function.__module__ = f"{base.__qualname__}.forward", base.__module__
+    function.__qualname__, function.__module__ = f"{base.__qualname__}.forward", home_of(base)
     members = {
         "forward": function,
-        "__module__": base.__module__,
+        "__module__": home_of(base),
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "_fxrep_base": base,

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.nn.modules import module as module_call
 
+from .libraries import home_of
 from .walk import modules_in
 
 CALL = ("forward", "_conv_forward", "_check_input_dim", "_output_padding")  # what a call of torch.nn's modules runs
@@ -81,7 +82,7 @@ def updated_tensors(module: nn.Module) -> list[Tensor]:
     """
     found: list[Tensor] = []
     for m in modules_in(module):
-        if m.training or _ignores_mode(m):
+        if getattr(m, "training", False) or _ignores_mode(m):  # a frozen script has no mode
             found += [t for name, t in m._buffers.items() if name in STATISTICS and t is not None]
         if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None:
             found.append(m.weight)
@@ -98,7 +99,7 @@ def is_builtin(module: nn.Module) -> bool:
     if isinstance(module, nn.Sequential):
         return False
     base = builtin_type(module)
-    return type(module).__module__.startswith(("torch.nn.", "torch.ao.")) or base is not None
+    return home_of(type(module)).startswith(("torch.nn.", "torch.ao.")) or base is not None
 
 
 def builtin_type(module: nn.Module) -> type[nn.Module] | None:
@@ -114,7 +115,7 @@ _BUILTIN: weakref.WeakKeyDictionary[type[nn.Module], type[nn.Module] | None] = w
 
 def _builtin_base(kind: type[nn.Module]) -> type[nn.Module] | None:
     for base in kind.__mro__:
-        if base.__module__.startswith("torch.nn.modules."):
+        if home_of(base).startswith("torch.nn.modules."):
             same = all(getattr(kind, m, None) is getattr(base, m, None) for m in ("__call__", *CALL))
             plain = base is not nn.Module and not issubclass(base, nn.Sequential)
             return base if same and plain else None
@@ -140,7 +141,7 @@ def why_opaque(module: nn.Module) -> str | None:
     replaced = next((method for method in CALL if method in vars(module)), None)
     if replaced is not None:
         return f"its {replaced} is replaced on the instance"
-    if isinstance(module, nn.Sequential) and type(module).__module__.startswith("torch.nn.utils"):
+    if isinstance(module, nn.Sequential) and home_of(type(module)).startswith("torch.nn.utils"):
         return "it is parametrized"
     return None
 

@@ -22,9 +22,13 @@ FOR_TORCH: set[str] = set()
 
 def is_users(holder: type | ModuleType | FunctionType) -> bool:
     """Whether a class, a file or a function is neither Python's nor torch's own, nor such a library's."""
-    home = holder.__name__ if isinstance(holder, ModuleType) else holder.__module__ or ""
-    package = home.split(".")[0]
+    package = home_of(holder).split(".")[0]
     return package != "torch" and package not in sys.stdlib_module_names and not is_elsewhere(package)
+
+
+def home_of(holder: type | ModuleType | FunctionType) -> str:
+    """The name of the file that it is from: empty for what was made by ``type()`` in code that has none."""
+    return holder.__name__ if isinstance(holder, ModuleType) else getattr(holder, "__module__", None) or ""
 
 
 @functools.cache

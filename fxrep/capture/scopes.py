@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from ..convmap import Illegal
 from .code import asks, forward_parameters
 from .piece import Call, Piece, iterate
-from .walk import first_paths, join, named_tensors
+from .walk import first_paths, join, module_at, named_tensors
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Scope:
         *_, output = self.graph.nodes
         node = output.args[0]
         while isinstance(node, fx.Node) and node.op == "call_module":
-            if not isinstance(module.get_submodule(str(node.target)), nn.Identity):
+            if not isinstance(module_at(module, str(node.target)), nn.Identity):
                 return False
             node = node.args[0]
         inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
@@ -233,7 +233,7 @@ class _Builder:
 
     def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
-            return self._path(self.piece.root.get_submodule(str(node.target)))
+            return self._path(module_at(self.piece.root, str(node.target)))
         if node.op != "get_attr":
             return node.target
         value: Any = self.piece.root

@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from .bytecode import names_in
 from .clone import ATOMIC, STANDARD
 from .code import reachable_functions, users_function
-from .libraries import is_users
+from .libraries import home_of, is_users
 
 MOST = 5000  # objects are looked into
 FIXED = ATOMIC - {type, FunctionType}
@@ -123,7 +123,7 @@ def outside(module: nn.Module) -> Outside:
     That is the global names that it mentions, each with its file's names, and the functions that keep something.
     """
     found: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
-    packages = {base.__module__.split(".")[0] for base in type(module).__mro__}
+    packages = {home_of(base).split(".")[0] for base in type(module).__mro__}
     functions = [f for f in reachable_functions(module)[1] if not _is_installed(f, packages)]
     for function in functions:
         names = names_in(function.__code__)
@@ -162,7 +162,7 @@ def _kept_by(function: FunctionType) -> dict[str, Any]:
 
 def _is_foreign(kind: type) -> bool:
     """Whether a class is of the user's, and not one of the trace itself, which the code may come by."""
-    return is_users(kind) and not kind.__module__.startswith("fxrep.")
+    return is_users(kind) and not home_of(kind).startswith("fxrep.")
 
 
 @functools.lru_cache(maxsize=256)
@@ -173,7 +173,7 @@ def _iterates(kind: type) -> bool:
 @functools.lru_cache(maxsize=256)
 def _draws(kind: type) -> bool:
     """Whether a class may be one of generators of random numbers."""
-    return issubclass(kind, torch.Generator | random.Random) or kind.__module__.startswith("numpy.random")
+    return issubclass(kind, torch.Generator | random.Random) or home_of(kind).startswith("numpy.random")
 
 
 def _stream(value: Any) -> Stream | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -84,6 +85,22 @@ def count_parameters(root: nn.Module) -> int:
     return sum(p.numel() for p in parameters_of(root))
 
 
+def place_of(tensor: Tensor) -> int:
+    """Where a tensor's content is; what has no such place, as a sparse one, is in none of another's."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return -id(tensor)
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """How many bytes a tensor holds; of a sparse one, those of its values."""
+    if tensor.layout is torch.strided:
+        return tensor.nbytes
+    values: Tensor = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+    return values.nbytes
+
+
 def find_tensor(root: nn.Module, path: str) -> Tensor | None:
     """The tensor at a dotted path, if there is one."""
     value: Any = root
@@ -93,9 +110,9 @@ def find_tensor(root: nn.Module, path: str) -> Tensor | None:
 
 
 def module_at(root: nn.Module, path: str) -> Any:
-    """The module at a path, in a way that a trace does not take for its code's."""
+    """The module at a path, in a way that a trace does not take for its code's, and that no code of its own answers."""
     found: Any = root
-    for name in path.split("."):
+    for name in path.split(".") if path else ():
         found = vars(found)["_modules"][name]
     return found
 

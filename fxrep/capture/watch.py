@@ -25,7 +25,7 @@ from .code import Asks
 from .kinds import is_number
 from .piece import Call
 from .symbols import InplaceMixin
-from .walk import walk
+from .walk import place_of, walk
 
 CONTAINERS = (dict, list, set)
 PLAIN = {bool, int, float, str, type(None)}
@@ -229,7 +229,7 @@ class weights_are_kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
         weights = (value for _, before in self.held for value in before.values() if isinstance(value, Tensor))
         self.weights = [(tensor, tensor.data, tensor.requires_grad) for tensor in weights]
-        self.places = {_place(tensor) for tensor, *_ in self.weights} - {0}
+        self.places = {place_of(tensor) for tensor, *_ in self.weights} - {0}
         self.changed = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -237,7 +237,7 @@ class weights_are_kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func._schema.is_mutable:
             given = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
             written = [given.get(a.name) for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
-            if any(isinstance(leaf, Tensor) and _place(leaf) in self.places for leaf in tree_leaves(written)):
+            if any(isinstance(leaf, Tensor) and place_of(leaf) in self.places for leaf in tree_leaves(written)):
                 self.changed = True  # it may catch the error
                 raise TypeError("its forward writes to weights")
         return func(*args, **kwargs)
@@ -250,7 +250,7 @@ class weights_are_kept(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 own.clear()
                 own.update(before)
         for tensor, data, requires_grad in self.weights:
-            if tensor.data_ptr() != data.data_ptr() or tensor.dtype != data.dtype or tensor.shape != data.shape:
+            if _address(tensor) != _address(data) or tensor.dtype != data.dtype or tensor.shape != data.shape:
                 tensor.data, self.changed = data, True
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad, self.changed = requires_grad, True
@@ -262,10 +262,10 @@ if _unwrapped is not None:
     vars(_unwrapped)["__dynamo_disable"] = _unwrapped
 
 
-def _place(tensor: Tensor) -> int:
-    """Where a tensor's content is; 0 if it has none, or does not say."""
+def _address(tensor: Tensor) -> int:
+    """Where a tensor's first number is; 0 if it has none, or does not say."""
     try:
-        return tensor.untyped_storage().data_ptr()
+        return tensor.data_ptr()
     except (RuntimeError, NotImplementedError):
         return 0
 

@@ -13,7 +13,7 @@ from .bytecode import reads_in
 from .changes import containers_in, functions_of, inside, reached, stored_by, words_of
 from .kinds import NORMS, updated_tensors
 from .steps import Step, inplace_operator, steps_in
-from .walk import tensors
+from .walk import place_of, tensors
 
 WALKS = {"parameters", "buffers", "named_parameters", "named_buffers", "state_dict", "load_state_dict", "modules"}
 
@@ -37,7 +37,7 @@ def written_storages(untraced: Iterable[nn.Module]) -> set[int]:
             held += (v for thing in things for v in _attributes(thing, words) if not isinstance(v, nn.Parameter))
         if writes and any(_walks(steps_in(f.__code__)) for f in functions):
             held += tensors(module)
-        found.update(t.untyped_storage().data_ptr() for t in held if isinstance(t, Tensor))
+        found.update(place_of(t) for t in held if isinstance(t, Tensor))
     return found
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..capture.walk import count_parameters, tensors
+from ..capture.walk import bytes_of, count_parameters, tensors
 from .errors import UserError, first_line
 
 Inputs = tuple[Tensor, ...]
@@ -74,7 +74,7 @@ def cost_of(name: str, model: nn.Module, inputs: Inputs) -> Cost:
         operators.kinds["add"],
         flops.get_total_flops() // 2,
         count_parameters(model),
-        sum(tensor.nbytes for tensor in {id(t): t for t in tensors(model)}.values()),
+        sum(map(bytes_of, {id(t): t for t in tensors(model)}.values())),
     )
 
 

@@ -11,7 +11,7 @@ from ..analysis.program import Program
 from ..capture.code import entry_points, reachable_names
 from ..capture.piece import Call, Piece
 from ..capture.scopes import Edits
-from ..capture.walk import join, modules_in, named_tensors, tensors
+from ..capture.walk import join, module_at, modules_in, named_tensors, tensors
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Liveness:
             owner = next((p for p in (path, *_prefixes(path)) if p in rewritten), None)
             if owner is None or owner == path:
                 continue
-            inner = rewritten[owner].get_submodule(path.removeprefix(owner).strip("."))
+            inner = module_at(rewritten[owner], path.removeprefix(owner).strip("."))
             if isinstance(inner, nn.ModuleList) and all(join(path, name) in removed for name in inner._modules):
                 yield path
 

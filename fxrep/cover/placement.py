@@ -17,7 +17,7 @@ from ..analysis import effects
 from ..analysis.forms import Term
 from ..capture.code import entry_points, forward_parameters, has_one_way, readers_in_forward, readers_of
 from ..capture.piece import Call, Piece, iterate
-from ..capture.walk import join
+from ..capture.walk import join, module_at
 from ..convmap import ConvMap
 from .regions import Region
 from .usage import Usage
@@ -196,7 +196,8 @@ def _touched(placement: Placement) -> list[fx.Node]:
 
 
 def _module(piece: Piece, node: fx.Node) -> nn.Module:
-    return piece.root.get_submodule(str(node.target))
+    module: nn.Module = module_at(piece.root, str(node.target))
+    return module
 
 
 def _rewritten(placement: Placement) -> set[Call]:

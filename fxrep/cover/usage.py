@@ -21,7 +21,7 @@ from ..capture.code import (
     touched_names,
 )
 from ..capture.piece import Call, Piece
-from ..capture.walk import join, modules_in, tensors, walk_paths
+from ..capture.walk import join, module_at, modules_in, tensors, walk_paths
 
 LISTS = {"children", "named_children", "_modules"}
 # by which code reaches, or changes, any module inside another
@@ -74,7 +74,7 @@ class Usage:
 
     def replaceable(self, piece: Piece, node: fx.Node, twins: int) -> bool:
         """Whether the module that ``node`` calls can become another one, when ``twins`` of its calls are edited."""
-        module = piece.root.get_submodule(str(node.target))
+        module = module_at(piece.root, str(node.target))
         alone = self.times[module] == twins and self.read.isdisjoint(map(id, tensors(module)))
         return alone and not self.pinned(join(piece.path, str(node.target)))
 
@@ -89,7 +89,7 @@ class Usage:
         for i in range(len(steps) - 1) if last in self._ends else ():  # which is rare, and quick to see
             outer = join(outer, steps[i - 1]) if i else ""
             names = [step for step in steps[i:] if not step.isdigit()]
-            ways = entry_chains(type(self.model.get_submodule(outer))) if len(names) > 1 else ()
+            ways = entry_chains(type(module_at(self.model, outer))) if len(names) > 1 else ()
             found += [(outer, chains) for chains in ways if set(pairwise(names)) <= chains]
         return found
 
@@ -97,7 +97,7 @@ class Usage:
         """The modules on a path that a method, beside forward, of a module farther out comes by one by one."""
         steps, found = path.split("."), []
         for i, (step, _) in enumerate(pairwise(steps)):
-            if step in self._values and step in entry_values(type(self.model.get_submodule(".".join(steps[:i])))):
+            if step in self._values and step in entry_values(type(module_at(self.model, ".".join(steps[:i])))):
                 found.append(".".join(steps[: i + 2]))
         return found
 

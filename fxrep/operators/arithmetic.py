@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..analysis.forms import Form
+from ..analysis.forms import Form, doubled, is_zero
 from ..capture.piece import iterate
 from ..convmap import Illegal
 from .registry import Linear, Operator, Stacked, align, fixed, fold, operator
@@ -119,15 +119,15 @@ def _sum(op: Operator, a: Any, b: Any, alpha: Tensor, out: Any) -> Linear:
             return Linear((a, b), combine, kind="add")
     if op.program.constant(b) is not None:
         value, constant, sign = op.value(a), op.constant(b, "summand"), torch.ones((), dtype=torch.float64)
-        added, source = constant.double() * alpha, b
+        added, source = doubled(constant) * alpha, b
     else:
         value, constant, sign = op.value(b), op.constant(a, "summand"), alpha
-        added, source = constant.double(), a
+        added, source = doubled(constant), a
 
     def combine_constant(form: Form) -> Form:
         scaled = form.scaled(sign) if minus and sign is alpha else form
         rank = op.known_rank(form, value)
-        if not added.any() and added.dim() == 0:  # x + 0 is x, whatever the rank
+        if is_zero(added) and added.dim() == 0:  # x + 0 is x, whatever the rank
             return scaled
         shift = align(added, rank, op.known_axes(value))
         return fixed(scaled.shifted(shift), rank) if shift.dim() else scaled.shifted(shift)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..analysis.forms import ZERO, Form, compose
+from ..analysis.forms import ZERO, Form, compose, doubled
 from ..convmap import ConvMap, Illegal
 from ..deferred import Weight
 from .registry import Linear, Operator, operator
@@ -79,7 +79,7 @@ def transposed(
         raise Illegal("its stride, padding or dilation is computed from the input")
     conv = ConvMap.transposed(weight, stride=stride, padding=padding, output_padding=output_padding,
                               dilation=dilation, groups=groups)  # fmt: skip
-    shift = ZERO if bias is None else bias.double()
+    shift = ZERO if bias is None else doubled(bias)
     return Linear((x,), lambda form: compose(form, conv, shift), composes=True, dtypes=(dtype,), kind="conv")
 
 
@@ -124,7 +124,7 @@ def _conv(
     dtype: torch.dtype | None = None,
 ) -> Linear:
     conv = ConvMap.conv(weight, stride=stride, padding=pads, dilation=dilation, groups=groups, mode=mode)
-    shift = ZERO if bias is None else bias.double()
+    shift = ZERO if bias is None else doubled(bias)
 
     def combine(form: Form) -> Form:
         return compose(form, conv, shift)
@@ -193,5 +193,5 @@ def linear(x: fx.Node, weight: Weight, bias: Tensor | None, dtype: torch.dtype) 
     if bias is not None and bias.dim() > 1:
         raise Illegal(f"its bias has {bias.dim()} axes")
     map = ConvMap.conv(weight, stride=(), padding=(), dilation=(), groups=1)
-    shift = ZERO if bias is None else bias.double()
+    shift = ZERO if bias is None else doubled(bias)
     return Linear((x,), lambda form: compose(form, map, shift), composes=True, dtypes=(dtype,), kind="linear")
