@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -110,6 +111,49 @@ def test_half_precision_and_frozen_branches() -> None:
     assert all(p.grad is not None for p in model.parameters())
     frozen = fxrep.reparameterize(model.requires_grad_(False), differentiable=True)
     assert not any(t.requires_grad for t in (*frozen.parameters(), *frozen.buffers()))
+
+
+def zeros(model: nn.Module, *names: str) -> nn.Module:
+    for name in names:
+        nn.init.zeros_(model.get_parameter(name))
+    return model
+
+
+class Scaled(nn.Module):
+    """A layer scale that is zero, as it is at first."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(8, 8, 3, padding=1), nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * self.scale + x  # type: ignore[no-any-return]
+
+
+class Shifted(Scaled):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.scale  # type: ignore[no-any-return]
+
+
+FRESH = {
+    "RepVGG": tutorials.OriginalRepVGGBlock(8, 8),
+    "convolution and norm": nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8)),
+    "layer scale": Scaled(8, 1, 1),
+    "scalar": Scaled(),
+    "shift": Shifted(8, 1, 1),
+    "number that is added": Shifted(),
+    "biases": zeros(
+        tutorials.SameBranches(8), *(n for n, _ in tutorials.SameBranches(8).named_parameters() if "bias" in n)
+    ),
+    "bias before a border": zeros(nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)), "0.bias"),
+}
+
+
+@pytest.mark.parametrize("model", FRESH)
+def test_what_is_zero_now_is_trained_all_the_same(model: str) -> None:
+    assert_same_gradients(copy.deepcopy(FRESH[model]).eval().double(), X)
+    merged = fxrep.reparameterize(copy.deepcopy(FRESH[model]).eval().float(), differentiable=True)
+    assert all(p.dtype == torch.float32 for p in merged.parameters())
 
 
 def test_other_gradients_are_off() -> None:

@@ -457,4 +457,4 @@ def test_numbers() -> None:
 def test_a_pool_and_a_norm_have_no_convolution_that_tells_their_type() -> None:
     model = nn.Sequential(nn.AvgPool2d(2), nn.BatchNorm2d(4)).eval()
     (norm,) = (kept for kept in fxrep.explain(model).kept if kept.kind == "norm")
-    assert norm.reason == "its parts compute in a type that is not known"
+    assert norm.reason == "no convolution is among its parts"

@@ -71,9 +71,11 @@ JUMPS = {
     "quantize_per_channel", "nonzero",
 }  # fmt: skip
 RESHAPES = {"flatten", "view", "reshape", "permute", "reshape_as", "view_as", "mean", "add", "sub", "mul", "truediv",
-            "div", "matmul"}  # fmt: skip
+            "div", "pow", "matmul"}  # fmt: skip
 POINTWISE = {"relu", "relu_", "relu6", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "leaky_relu",
              "dropout", "contiguous", "clone", "detach", "batch_norm", "neg"}  # fmt: skip
+ELEMENTWISE = POINTWISE | {"abs", "sqrt", "rsqrt", "square", "reciprocal", "exp", "log", "sin", "cos", "erf", "elu",
+                           "mish", "softplus", "hardtanh", "logsigmoid"}  # fmt: skip
 # Modules that in eval mode compute their value from their input and their weights alone.
 FUNCTIONS = {
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm,
@@ -85,7 +87,7 @@ FUNCTIONS = {
 POINTWISE_OR_FRESH = (*FRESH_MODULES, *POINTWISE_MODULES)
 SHAPES = {"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement"}
 KEEPS_RANK_MODULES = (*POINTWISE_MODULES, nn.Linear)
-KEEPS_RANK = {*POINTWISE, "pad", "linear", "transpose", "swapaxes", "permute", "softmax"}
+KEEPS_RANK = {*ELEMENTWISE, "pad", "linear", "transpose", "swapaxes", "permute", "softmax", "log_softmax"}
 WRITES = {*INPLACE, "__setitem__", "setitem"}
 # Where the argument ``inplace`` is among the positional ones.
 INPLACE_ARGUMENT = {

@@ -22,7 +22,7 @@ KEEPS_TYPE = (effects.FRESH | effects.POINTWISE | {
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d",
     "iadd", "imul", "isub", "itruediv", "add_", "mul_", "sub_", "div_", "relu_",
 }) - {"eq", "ge", "gt", "le", "lt", "ne"}  # fmt: skip
-SAME_CHANNELS = effects.POINTWISE | {"add", "sub", "mul", "truediv", "div", "iadd", "isub", "imul", "itruediv"}
+SAME_CHANNELS = effects.ELEMENTWISE | {"add", "sub", "mul", "truediv", "div", "iadd", "isub", "imul", "itruediv"}
 KEEPS_TYPE_MODULES = (
     *effects.POINTWISE_OR_FRESH, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten,
     nn.ZeroPad2d, nn.PixelShuffle,

@@ -128,6 +128,14 @@ def touched_in(code: CodeType) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=4096)
+def loaded_in(code: CodeType) -> frozenset[str]:
+    """The names of attributes that a function's code reads for more than to call them, and those in its texts."""
+    read = (step for step in _steps(code) if step.opname == "LOAD_ATTR" and "NULL" not in step.argrepr)
+    inner = (loaded_in(c) for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(step.argval for step in read).union(strings_in(code), *inner)
+
+
+@functools.lru_cache(maxsize=4096)
 def chains_in(code: CodeType) -> frozenset[tuple[str, str]]:
     """The pairs of an attribute and one that is read off it, or off an item of it, or set."""
     found, last, steps = set[tuple[str, str]](), "", _steps(code)

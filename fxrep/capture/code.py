@@ -32,6 +32,7 @@ from .bytecode import (
     gives_none,
     globals_in,
     imports_in,
+    loaded_in,
     mentions_in,
     names_in,
     off_globals_in,
@@ -53,10 +54,11 @@ PLAIN = {SimpleNamespace}  # nothing but its attributes
 def reachable_names(module: nn.Module, but_forward: bool = False) -> set[str]:
     """The names that ``module.forward`` and hooks mention, and the methods and functions that they go through.
 
-    Without those of ``forward`` itself if ``but_forward``.
+    Without those of ``forward`` itself, and of those that it overrides, if ``but_forward``.
     """
-    forward, functions = reachable_functions(module)
-    left = [f for f in functions if not (but_forward and f is forward)]
+    _, functions = reachable_functions(module)
+    forwards = {users_function(vars(base).get("forward")) for base in type(module).__mro__} if but_forward else ()
+    left = [f for f in functions if f not in forwards]
     return set[str]().union(*map(names_of, left), *(strings_in(f.__code__) for f in left))
 
 
@@ -580,6 +582,13 @@ def _names_of(function: FunctionType) -> frozenset[str]:
 def _is_others(value: object) -> bool:
     """Whether a variable of a file is another library, or a class of its: what is read off it is none of the user's."""
     return isinstance(value, Logger) or (isinstance(value, type | ModuleType) and not is_users(value))
+
+
+def loaded_names(module: nn.Module) -> set[str]:
+    """The names that ``module.forward``, hooks, and its class's other methods read for more than to call them."""
+    _, functions = reachable_functions(module)
+    entered = {code for codes in _entered(type(module)) for code, _, _ in codes}
+    return set[str]().union(*map(loaded_in, (*(f.__code__ for f in functions), *entered)))
 
 
 def touched_names(module: nn.Module) -> set[str]:

@@ -206,7 +206,7 @@ class _Builder:
         if vanishing and all(n in edits.gone or n in edits.droppable for n in inside):
             return
         if any(edits.gone[n] is self.call for n in vanishing):
-            raise Illegal(f"part of '{child.path}' would be merged, and part of it is used elsewhere")
+            raise Illegal(f"part of '{child.path}' would be merged, and part of it stays")
         args, kwargs = tuple(map(self._made, child.args)), {k: self._made(v) for k, v in child.kwargs.items()}
         result = self.graph.call_module(self._path(child.module), args, kwargs)
         self.called.add(child)

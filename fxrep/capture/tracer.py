@@ -49,6 +49,7 @@ from .watch import (
     no_random,
     reads_are_noted,
     types_are_answered,
+    variables_are_recorded,
     weights_are_kept,
 )
 
@@ -111,8 +112,8 @@ class Tracer(fx.Tracer):
             self._check_identity(root)
             _check_iterators(state)
             with torch.no_grad(), no_random(type(root).__name__), kept, contextlib.ExitStack() as patched:
-                patches = types_are_answered(self, root), factories_are_recorded(self), modes_are_noted(self)
-                for patch in (*patches, extremes_are_recorded()):
+                recorded = factories_are_recorded(self), variables_are_recorded(self), modes_are_noted(self)
+                for patch in (types_are_answered(self, root), *recorded, extremes_are_recorded()):
                     patched.enter_context(patch)
                 graph = self.trace(root)
             if self.calls[0].guessed:

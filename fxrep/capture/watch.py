@@ -41,6 +41,7 @@ MODES: tuple[tuple[Any, str], ...] = (
     *((kind, "__enter__") for kind in (torch.autocast, torch.no_grad, torch.enable_grad, torch.inference_mode)),
     (torch.set_grad_enabled, "__init__"),
 )  # fmt: skip
+VariableMeta: Any = type(torch.autograd.Variable)
 EXTREMES: tuple[Callable[..., Any], ...] = (max, min)
 
 
@@ -312,6 +313,26 @@ def modes_are_noted(tracer: Recorder) -> Iterator[None]:
     finally:
         for kind, method, enter in own:
             setattr(kind, method, enter)
+
+
+@contextlib.contextmanager
+def variables_are_recorded(tracer: Recorder) -> Iterator[None]:
+    """Record ``torch.autograd.Variable(x)``, as code from before torch 0.4 has it: today that is ``x.detach()``."""
+    own = vars(VariableMeta).get("__call__")
+
+    def call(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], InplaceMixin) and not kwargs and not tracer.is_elsewhere():
+            return tracer.create_proxy("call_method", "detach", args, {})
+        return type.__call__(cls, *args, **kwargs) if own is None else own(cls, *args, **kwargs)
+
+    VariableMeta.__call__ = call
+    try:
+        yield
+    finally:
+        if own is None:
+            del VariableMeta.__call__
+        else:
+            VariableMeta.__call__ = own
 
 
 class extremes_are_recorded:

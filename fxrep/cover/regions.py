@@ -470,13 +470,10 @@ class Analysis:
             elif isinstance(term.map, Window) or term.map.value.dim():
                 raise Illegal("one of the values that are added is not a plain multiple of what it comes from")
         dtypes = {d for node in region.nodes for d in region.linear[node].dtypes}
-        if len(dtypes) != 1:
-            types = (
-                f"in different types: {', '.join(sorted(map(str, dtypes)))}"
-                if dtypes
-                else "in a type that is not known"
-            )
-            raise Illegal(f"its parts compute {types}")
+        if not dtypes:
+            raise Illegal("no convolution is among its parts")
+        if len(dtypes) > 1:
+            raise Illegal(f"its parts compute in different types: {', '.join(sorted(map(str, dtypes)))}")
         region.dtype = dtypes.pop()
         for term in form.terms:
             if isinstance(term.map, ConvMap):

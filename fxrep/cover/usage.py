@@ -17,6 +17,7 @@ from ..capture.code import (
     entry_chains,
     entry_points,
     entry_values,
+    loaded_names,
     reachable_names,
     touched_names,
 )
@@ -152,11 +153,13 @@ class Usage:
 class Unseen:
     """What code that could not be traced may do with the modules in it, as far as the names in it tell.
 
-    ``touched`` are names of what it reads something off, or sets; ``classes``, those whose forward it mentions.
+    ``touched`` are names of what it reads something off, or sets; ``loaded``, of what it does more with than to call
+    it: it may come by its items; ``classes``, those whose forward it mentions.
     """
 
     names: set[str]
     touched: set[str]
+    loaded: set[str]
     asks_for_types: bool
     classes: frozenset[type[nn.Module]]
 
@@ -164,18 +167,23 @@ class Unseen:
     def of(cls, module: nn.Module) -> Unseen:
         others = set[str]().union(*entry_points(type(module))) - LISTS - WALKS  # such as those that set weights
         touched = touched_names(module)
-        return cls(reachable_names(module) | others | touched, touched, asks_for_types(module), classes_run_by(module))
+        names, loaded = reachable_names(module) | others | touched, loaded_names(module)
+        return cls(names, touched, loaded, asks_for_types(module), classes_run_by(module))
 
     def touches(self, name: str) -> bool:
         """Whether it may do more with a module of this name than to call it."""
         return name in self.touched or not self.names.isdisjoint(WALKS)
 
     def reaches(self, steps: list[str], new: bool = False, by_name: bool = True) -> bool:
-        """Whether it may come by the module at ``steps`` from it: each is a number, or a name that it mentions.
+        """Whether it may come by the module at ``steps`` from it: each is a name that it mentions, or a number.
 
         One more step may have a name made at run time, if there is code for that and it counts (``by_name``); a
-        ``new`` module cannot be named.
+        ``new`` module cannot be named. Code that does no more with what has a name than to call it, gets at no item.
         """
+        if not self.names.isdisjoint(WALKS):
+            return True
         others = sum(not step.isdigit() and step not in self.names for step in steps)
         made = by_name and not self.names.isdisjoint(LISTS if new else LISTS | {"getattr"})
-        return others <= made or not self.names.isdisjoint(WALKS)
+        items = [of for of, step in pairwise(steps) if step.isdigit() and not of.isdigit()]
+        loads = not self.names.isdisjoint(LISTS | {"getattr"}) or self.loaded.issuperset(items)
+        return others <= made and loads
