@@ -287,6 +287,26 @@ class ByMethod(CallsOnly):
         return first_of(self.block)(x)
 
 
+class Walks(CallsOnly):
+    def __init__(self) -> None:
+        super().__init__()
+        self.named = Named()
+
+    def forward(self, x: Tensor) -> Tensor:
+        *_, norm = self.modules()
+        y: Tensor = norm(self.named(x))
+        return y if float(y.sum()) != 0.5 else -y
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(C, C, 3, bias=False), nn.BatchNorm2d(C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
 def first_of(parts: nn.Sequential) -> Any:
     return parts[0]
 
@@ -299,6 +319,52 @@ def test_what_code_that_cannot_be_traced_may_come_by(kind: Callable[[], Any]) ->
     assert relative_error(run(first_of(merged.block), X), run(first_of(model.block), X)) < 1e-12 or kind is CallsOnly
     assert isinstance(merged.block[1], nn.Identity) == (kind is CallsOnly)
     assert len([m for m in merged.modules() if isinstance(m, nn.Conv2d)]) <= 1 + (kind is not CallsOnly)
+
+
+def test_code_that_walks_over_all_modules() -> None:
+    model = randomize(Walks()).double()
+    assert relative_error(run(fxrep.reparameterize(model), X), run(model, X)) < 1e-12
+
+
+def test_parts_of_different_types() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.shift = nn.Conv2d(C, C, 1).bfloat16(), nn.Parameter(torch.rand(C, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + self.shift  # type: ignore[no-any-return]
+
+    model, x = Mixed().eval(), X.bfloat16()
+    merged = fxrep.reparameterize(model)
+    assert run(merged, x).dtype == torch.float32
+    assert torch.equal(run(merged, x), run(model, x))
+    (add,) = fxrep.report(merged).refused
+    assert add.reason == "its parts compute in different types: torch.bfloat16, torch.float32"
+
+
+@pytest.mark.parametrize("case", ["crop", "permute", "sum"])
+def test_who_sees_a_write_depends_on_the_layout(case: str) -> None:
+    """Of a crop ``flatten`` is a copy, and of a convolution's value a view, which a write to the value changes."""
+
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(C, C, 1), nn.Linear(C, C)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if case == "crop":
+                y = self.conv(x)[:, :, 1:-1, 1:-1]
+            elif case == "permute":
+                y = self.linear(self.conv(x).permute(0, 2, 3, 1))
+            else:
+                y = x.transpose(2, 3) + self.conv(x.transpose(2, 3))
+            z = y.flatten(2)
+            y.mul_(2)
+            return z * 3
+
+    model = randomize(Writes()).double()
+    assert relative_error(run(fxrep.reparameterize(model, policy="kernels"), X), run(model, X)) < 1e-12
 
 
 def test_the_axes_behind_a_norm_of_the_users() -> None:

@@ -443,7 +443,7 @@ def _iadd(m: Any, h: Tensor) -> None:
 
 def _by_what_is_merged(m: Any, x: Tensor) -> Tensor:
     h = m.n(x)
-    h.detach().add_(m.b(x))
+    F.dropout(h, training=False).add_(m.b(x))
     return m.plain(h) + m.other(h)  # type: ignore[no-any-return]
 
 

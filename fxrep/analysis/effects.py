@@ -177,6 +177,17 @@ def needs_layout(node: fx.Node) -> bool:
     return name_of(node) in ("view", "view_as", "as_strided", "stride", "is_contiguous")
 
 
+def may_copy(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operator gives a view of its operand or a copy, as that lies in memory."""
+    return isinstance(module, nn.Flatten) or name_of(node) in (
+        "reshape",
+        "reshape_as",
+        "flatten",
+        "ravel",
+        "contiguous",
+    )
+
+
 def _by_schema(node: fx.Node, write: bool) -> list[fx.Node] | None:
     """The operands that a ``torch.ops`` operator declares to write to, or to alias; None if it is something else."""
     overload = getattr(node.target, "default", node.target)

@@ -125,6 +125,27 @@ class Program(Constants):
         written = self.written | self.written_elsewhere
         return bool(written) and any(place_of(t) in written for t in tensors(module))
 
+    def layout_decides(self, node: fx.Node) -> bool:
+        """Whether it depends on how a value lies in memory who sees a write.
+
+        Of what is a view of it, or else a copy, one side is written to, and after that the other one is read.
+        """
+        members = {*self.aliases(node)} if self.targets else set[fx.Node]()
+        for copy in (n for n in members if effects.may_copy(n, self.module(n))):
+            inner, waiting = {copy}, [copy]
+            while waiting:
+                new = [user for user in waiting.pop().users if user in members and user not in inner]
+                inner.update(new)
+                waiting += new
+            outer = members - inner
+            for writer, targets in self.targets.items():
+                after = self.position[writer]
+                for mine, other in ((inner, outer), (outer, inner)) if after > self.position[copy] else ():
+                    read = any(self.position[user] > after for n in other for user in self.readers(n))
+                    if read and not mine.isdisjoint(targets):
+                        return True
+        return False
+
     def written_between(self, node: fx.Node, start: fx.Node, end: fx.Node) -> fx.Node | None:
         """The first node after ``start`` and up to ``end`` that may write to ``node``'s memory."""
         writes = self._writes.get(self._alias.find(node), [])

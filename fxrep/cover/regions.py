@@ -509,6 +509,8 @@ class Analysis:
                         f"{program.describe(node)} writes in place to {program.describe(outside)}, "
                         "which lives on outside the merge"
                     )
+        if program.layout_decides(region.root):
+            raise Illegal(f"{program.describe(region.root)} is written to beside what may be a copy of it")
         for term in form.terms:
             writer = program.written_between(term.source, term.source, region.root)
             while writer is not None and writer in own:

@@ -1502,7 +1502,18 @@ guard(
     "if not dtypes:",
     tests=("tests/test_report.py",),
 )
-guard("region: types", "float32 norms do not turn a half convolution into a float32 one", "if len(dtypes) > 1:")
+guard(
+    "region: types",
+    "float32 norms do not turn a half convolution into a float32 one",
+    "if len(dtypes) > 1:",
+    tests=(ACCESS,),
+)
+guard(
+    "region: layout of a copy",
+    "flatten is a copy of a crop, and a view of what takes its place",
+    "if program.layout_decides(region.root):",
+    tests=(ACCESS,),
+)
 guard(
     "region: sizes",
     "convolutions of one input with outputs of different size broadcast",
@@ -1603,6 +1614,7 @@ guard(
     "unseen code: walks",
     "code that walks over all modules reaches each",
     "if not self.names.isdisjoint(WALKS):",
+    tests=(ACCESS,),
 )
 guard(
     "unseen code: items",
@@ -2031,7 +2043,7 @@ guard(
     "a value that something else reads is computed",
     "unread = all(user in recomputed for user in node.users)",
     "unread = True",
-    tests=(f"{OWN}::test_what_is_left",),
+    needless="who reads it gets what it passes on, or the merge is refused",
 )
 guard(
     "plan: read constants",
