@@ -73,6 +73,8 @@ def onnxruntime(model: nn.Module, x: Tensor) -> Call:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    # or its threads go on turning for a while after a call, and slow down whoever takes the next turn
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(onnx_bytes(model, tuple(x.shape)), options, ["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: x.numpy()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
