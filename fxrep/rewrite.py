@@ -91,8 +91,8 @@ def _extras(old: nn.Module, new: nn.Module) -> dict[str, object]:
 
 def _put_forward(module: nn.Module, scope: Scope) -> None:
     for name, tensor in scope.constants.items():
-        module._buffers[name] = tensor  # its class may have a register_buffer of its own
-        module._non_persistent_buffers_set = {*module._non_persistent_buffers_set, name}
+        module._buffers[name] = tensor  # its class may have a register_buffer or a __setattr__ of its own
+        vars(module)["_non_persistent_buffers_set"] = {*module._non_persistent_buffers_set, name}
     if isinstance(module, fx.GraphModule):
         module.graph = scope.graph
     else:

@@ -67,8 +67,13 @@ class HandsOn(Wrapper):
 
 
 class Locked(Branches):
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self)["locked"] = True
+
     def __setattr__(self, name: str, value: Any) -> None:
-        if "b" in self.__dict__.get("_modules", {}) and name != "training":
+        own = name == "training" or name.startswith("_tensor")  # as torch.fx names the constants of a trace
+        if "locked" in vars(self) and not own:
             raise AttributeError(f"{name} cannot be set")
         super().__setattr__(name, value)
 
@@ -98,9 +103,17 @@ class Refuses(Branches):
         raise RuntimeError("nothing is given out")
 
 
-class RefusesConstants(Refuses):
+class Constants(Branches):
+    """Its forward makes a tensor, which the merged one has as a buffer."""
+
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64).view(C, 1, 1)
+
+
+class RefusesConstants(Constants, Refuses): ...
+
+
+class LockedConstants(Constants, Locked): ...
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -111,13 +124,17 @@ def test_a_wrapper(kind: Callable[[bool], nn.Module], first: bool) -> None:
         assert relative_error(run(fxrep.reparameterize(merged), X), run(model.double(), X)) < 1e-12
 
 
-@pytest.mark.parametrize("make", [Locked, lambda: HandsOn(True), HasEverything, Refuses, RefusesConstants])
+@pytest.mark.parametrize(
+    "make",
+    [Locked, lambda: HandsOn(True), HasEverything, Refuses, RefusesConstants, LockedConstants],
+)
 def test_methods_of_its_own(make: Callable[[], nn.Module]) -> None:
     model = make().eval().double()
     expected = run(model, X)
     merged = fxrep.reparameterize(model)
     assert relative_error(run(merged, X), expected) < 1e-12
     assert fxrep.report(merged).merged
+    assert {name.rpartition(".")[2] for name in merged.state_dict()} == {"weight", "bias"}
     stopped = pytest.raises(KeyboardInterrupt)
     with stopped, pytest.MonkeyPatch.context() as patch:
         patch.setattr("fxrep.api._require_equal", _interrupt)
