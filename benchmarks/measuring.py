@@ -71,7 +71,7 @@ def entrants(mode: str) -> list[tuple[str, str, str]]:
 def usages(mode: str, call: modes.Call, device: str) -> dict[str, int | None]:
     """Kernels and activation bytes of a call, None where they cannot be counted."""
     engine = modes.MODES[mode].onnx
-    generated = device == "cpu" and mode in ("compile", "freezing")  # the operators are in one piece of C++
+    generated = device == "cpu" and modes.MODES[mode].compiles  # the operators are in one piece of C++
     return {
         "kernels": None if engine or generated else usage.kernels(call, device),
         "activation_bytes": None if engine or mode == "cudagraphs" else usage.activation_bytes(call, device),

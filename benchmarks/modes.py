@@ -108,22 +108,21 @@ class Mode:
     variants: tuple[str, ...] = PEERS
     device: str | None = None  # the only device it runs on
     needs: tuple[str, ...] = ()  # modules beyond those of the bench extra
+    compiles: bool = False  # through torch.compile, which may take a minute
     onnx: bool = False  # float32 and contiguous only; neither its kernels nor its memory are PyTorch's
 
 
 COMPILED = (AS_IS, FXREP, "timm")  # inductor folds norms itself: what `fuse` does is in "as is", frozen
 EXPORTED = (AS_IS, FXREP)
 
-COMPILERS = ("compile", "freezing", "tensorrt")  # preparing these may take a minute
-
 MODES = {
     "eager": Mode(eager),
-    "compile": Mode(compiled, COMPILED),
-    "freezing": Mode(frozen, COMPILED),
+    "compile": Mode(compiled, COMPILED, compiles=True),
+    "freezing": Mode(frozen, COMPILED, compiles=True),
     "cudagraphs": Mode(cuda_graph, device="cuda"),
     "onnxruntime": Mode(onnxruntime, EXPORTED, "cpu", ("onnx", "onnxscript", "onnxruntime"), onnx=True),
     "openvino": Mode(openvino, EXPORTED, "cpu", ("onnx", "onnxscript", "openvino"), onnx=True),
-    "tensorrt": Mode(tensorrt, EXPORTED, "cuda", ("torch_tensorrt",)),
+    "tensorrt": Mode(tensorrt, EXPORTED, "cuda", ("torch_tensorrt",), compiles=True),
 }
 
 

@@ -132,7 +132,7 @@ def run(
             if left < 0:
                 progress.say(f"time is up with {len(todo) - number} of {len(todo)} cases left; run it again to go on")
                 break
-            if left < COMPILING and case["mode"] in modes.COMPILERS:
+            if left < COMPILING and case["mode"] in modes.MODES and modes.MODES[case["mode"]].compiles:
                 progress.say(f"{describe(case)}: not started, it may take longer than there is time; run it again")
                 continue
             answers = True
